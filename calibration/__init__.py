@@ -1,0 +1,1 @@
+"""Choosing pictures for calibration, reference data and accuracy."""

@@ -1,0 +1,81 @@
+"""Finding pictures in a folder, choosing some of them, and telling their labels.
+
+The same folder must give the same pictures on every machine, in the same order, or hashes and calibration
+tables differ for no reason: paths are sorted by name, and a sample is chosen by hashing positions rather than
+by a random generator whose stream might change between Python versions. Labels are taken from sub-folder
+names, and only where those are class names: guessing classes from the sorted order of folders, as training
+code does, gives wrong accuracies as soon as a folder holds a part of the classes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from tofe_export.errors import ImageError
+from tofe_export.files import sha256_bytes, sha256_file
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm")
+
+
+def find_images(folder: Path | str) -> list[Path]:
+    """All picture files below `folder`, sorted by their path; hidden ones are skipped, links are followed.
+
+    Files are told by their suffix and not opened. Raises ImageError: no such folder, or no pictures in it.
+    """
+    root = Path(folder)
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise ImageError(f"{root}: expected a folder with pictures, found {found}")
+    names = sorted(_walk(root))
+    if not names:
+        raise ImageError(f"{root}: expected pictures ({' '.join(SUFFIXES)}), found a folder without any")
+    return [root / name for name in names]
+
+
+def sample(paths: Sequence[Path], count: int, seed: int = 0) -> list[Path]:
+    """`count` of the paths, in their order; all of them if there are fewer. Raises ValueError if count < 1.
+
+    The choice depends on the number of paths, `count` and `seed` only.
+    """
+    if count < 1:
+        raise ValueError(f"expected to sample at least 1 picture, found {count}")
+    ranked = sorted(range(len(paths)), key=lambda index: hashlib.sha256(f"{seed}:{index}".encode()).digest())
+    return [paths[index] for index in sorted(ranked[:count])]
+
+
+def label_of(path: Path, root: Path, classes: Sequence[str]) -> int | None:
+    """Index of the class whose name is that of the first folder between `root` and the picture.
+
+    None where there is no such folder, no class of that name, or more than one.
+    """
+    folders = path.relative_to(root).parts[:-1]
+    if not folders or list(classes).count(folders[0]) != 1:
+        return None
+    return list(classes).index(folders[0])
+
+
+def list_sha256(paths: Sequence[Path]) -> str:
+    """Hash of the files' contents in this order; names do not matter. Raises ImageError."""
+    try:
+        hashes = [sha256_file(path) for path in paths]
+    except OSError as error:
+        raise ImageError(f"{error.filename}: the picture cannot be read: {error.strerror}") from error
+    return sha256_bytes("".join(hashes).encode())
+
+
+def _walk(root: Path) -> list[str]:
+    """Paths of pictures relative to `root`, with forward slashes; circles of links are walked once."""
+    found: list[str] = []
+    seen: set[str] = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        if (real := os.path.realpath(folder)) in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        pictures = [n for n in names if not n.startswith(".") and n.lower().endswith(SUFFIXES)]
+        found += [Path(folder, name).relative_to(root).as_posix() for name in pictures]
+    return found
