@@ -1,0 +1,39 @@
+"""Count the multiply-accumulates of a finished graph from its MatMul, Gemm and Conv nodes.
+
+An account of its own, from the file alone, against which the manifest's `gmacs_executed` is checked before
+a variant is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+import onnx
+
+
+def count_macs(model: onnx.ModelProto, batch: int = 1) -> int:
+    """MACs of one image: all MatMul, Gemm and Conv nodes; a symbolic size counts as `batch` images, then divided.
+
+    Shapes must have been inferred.
+    """
+    shapes = _shapes(model, batch)
+    return sum(_node_macs(node, shapes) for node in model.graph.node) // batch
+
+
+def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:
+    if node.op_type in ("MatMul", "Gemm"):
+        transposed = any(a.name == "transA" and a.i for a in node.attribute)
+        inner = shapes[node.input[0]][-2 if transposed else -1]
+        return prod(shapes[node.output[0]]) * inner
+    if node.op_type == "Conv":
+        return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
+    return 0
+
+
+def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, list[int]]:
+    graph = model.graph
+    shapes = {t.name: list(t.dims) for t in graph.initializer}
+    for value in (*graph.value_info, *graph.input, *graph.output):
+        shapes[value.name] = [d.dim_value or batch for d in value.type.tensor_type.shape.dim]
+    return shapes

@@ -1,0 +1,1 @@
+"""Graph transformations, one per file, each with its test; `graph.bind` lists which run and in what order."""

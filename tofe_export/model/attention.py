@@ -1,0 +1,85 @@
+"""Attention written out by hand, on timm's own parameters.
+
+timm's `Attention` ends in `scaled_dot_product_attention`, which the exporter splits into a scale on both
+Q and K; TensorRT 10.7 computed that form wrongly (decision 3). The classes here keep every parameter and
+its name, and spell the arithmetic out: the scale on Q, QK^T, softmax, times V. Two more reasons to own it:
+
+- `unflatten` / `flatten` never mention the number of tokens, so one trace serves every keep count;
+- Q, K and V come apart as one transpose and one split along the heads: four ONNX nodes instead of nine.
+"""
+
+from __future__ import annotations
+
+from typing import cast
+
+from timm.layers.attention import Attention
+from timm.layers.attention_pool import AttentionPoolLatent
+from torch import Tensor, nn
+
+
+def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
+    """Split a fused projection (B, T, parts * H * d) into `parts` tensors (B, H, T, d)."""
+    x = x.unflatten(-1, (parts * heads, -1)).transpose(1, 2)  # (B, parts * H, T, d)
+    return x.split(heads, dim=1)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Eq. 3 on (B, H, T, d), heads merged again: (B, T, H * d)."""
+    attention = ((q * scale) @ k.transpose(-2, -1)).softmax(dim=-1)
+    return (attention @ v).transpose(1, 2).flatten(2)
+
+
+class ManualAttention(Attention):
+    """timm's self-attention with the arithmetic of Eq. 3 written out. Modifications: `forward` only."""
+
+    @classmethod
+    def of(cls, attention: Attention) -> ManualAttention:
+        """Wrap `attention`, sharing its parameters and their names."""
+        manual = cls.__new__(cls)
+        manual.__dict__ = attention.__dict__
+        return manual
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False) -> Tensor:
+        """Self-attention on (B, T, D) without a mask."""
+        if attn_mask is not None or is_causal:
+            raise ValueError("ManualAttention takes no mask: masked training has a forward of its own")
+        q, k, v = split_heads(self.qkv(x), 3, self.num_heads)
+        mixed = self.norm(attend(self.q_norm(q), self.k_norm(k), v, self.scale))
+        if self.gate is not None:
+            mixed = mixed * self.gate(x).sigmoid()
+        return cast(Tensor, self.proj(mixed))
+
+
+class ManualLatentPool(AttentionPoolLatent):
+    """timm's attention pooling (SigLIP) without the batch-sized latent. Modifications: `forward` only.
+
+    The query depends on no input: it stays (1, H, 1, d) and broadcasts, so no Expand is traced.
+    """
+
+    @classmethod
+    def of(cls, pool: AttentionPoolLatent) -> ManualLatentPool:
+        """Wrap `pool`, sharing its parameters and their names."""
+        manual = cls.__new__(cls)
+        manual.__dict__ = pool.__dict__
+        return manual
+
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Pool (B, T, D) into (B, D)."""
+        if attn_mask is not None:
+            raise ValueError("ManualLatentPool takes no mask")
+        (q,) = split_heads(self.q(self.latent), 1, self.num_heads)  # (1, H, latents, d)
+        k, v = split_heads(self.kv(x), 2, self.num_heads)
+        pooled = self.proj(attend(self.q_norm(q), self.k_norm(k), v, self.scale))
+        if self.mlp is not None:
+            pooled = pooled + self.mlp(self.norm(pooled))
+        return cast(Tensor, pooled[:, 0] if self.pool == "token" else pooled.mean(dim=1))
+
+
+def write_out_attention(module: nn.Module) -> None:
+    """Replace timm's attention modules inside `module` by the classes above, in place."""
+    for child in list(module.modules()):
+        for name, value in list(child.named_children()):
+            if type(value) is Attention:
+                setattr(child, name, ManualAttention.of(value))
+            elif type(value) is AttentionPoolLatent:
+                setattr(child, name, ManualLatentPool.of(value))

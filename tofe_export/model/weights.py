@@ -1,0 +1,133 @@
+"""Weights from files: safetensors or torch, with the wrappers that training scripts leave around them.
+
+Torch files are unpickled with `weights_only=True`, always: a pickle that would run code is refused.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tofe_export.errors import CheckpointError
+
+_WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")
+_LISTED = 6
+
+
+def read_file(path: Path) -> Any:
+    """Read what is in a weights file: a tensor dict (safetensors), or whatever plain data torch saved.
+
+    Raises:
+        CheckpointError: missing, truncated, neither format, or a pickle that would execute code.
+    """
+    if not path.is_file():
+        what = "is a directory" if path.is_dir() else "does not exist"
+        raise CheckpointError(f"{path} {what}: expected a .safetensors or torch checkpoint file")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if not head:
+        raise CheckpointError(f"{path} is empty: the download or copy was cut off, fetch it again")
+    if path.suffix == ".safetensors" or head[8:9] == b"{":
+        return _read_safetensors(path)
+    return _read_torch(path)
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f"{path} is not a whole safetensors file ({error}): fetch or copy it again"
+        ) from error
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(_unpickling_reason(path, str(error))) from error
+    except (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
+        first = str(error).strip().splitlines() or [type(error).__name__]
+        raise CheckpointError(
+            f"{path} is truncated or not a torch checkpoint ({first[0]}): fetch or copy it again"
+        ) from error
+
+
+def _unpickling_reason(path: Path, detail: str) -> str:
+    """Tell a pickle that holds code from one that is damaged; torch reports both alike."""
+    if "GLOBAL" in detail or "Unsupported class" in detail or "Unsupported operand" in detail:
+        return (
+            f"{path} holds Python objects besides tensors, and loading them could execute code: refused. "
+            "Save the weights alone, torch.save(model.state_dict(), FILE), or as safetensors"
+        )
+    first = detail.strip().splitlines()[0] if detail.strip() else "no reason given"
+    return f"{path} is damaged or not a torch checkpoint ({first}): fetch or copy it again"
+
+
+def state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
+    """Find the state dict inside `content`: flat, or under model, state_dict, state_dict_ema; `module.` removed.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    for key in _WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
+            return state_dict_in(content[key], path)
+    if not isinstance(content, Mapping) or not content or not all(map(_is_entry, content.items())):
+        raise CheckpointError(
+            f"{path} holds no state dict: expected tensors by name, flat or under one of "
+            f"{', '.join(_WRAPPERS)}; found {_summary(content)}"
+        )
+    return {str(name).removeprefix("module."): tensor for name, tensor in content.items()}
+
+
+def _is_entry(item: tuple[Any, Any]) -> bool:
+    return isinstance(item[0], str) and isinstance(item[1], Tensor)
+
+
+def _summary(content: Any) -> str:
+    if isinstance(content, Mapping):
+        return "a dict with " + (", ".join(repr(key) for key in list(content)[:_LISTED]) or "nothing in it")
+    return f"a {type(content).__name__}"
+
+
+def refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise CheckpointError if any weight is NaN or infinite, naming the tensors."""
+    bad = [name for name, t in state.items() if t.is_floating_point() and not torch.isfinite(t).all()]
+    if bad:
+        raise CheckpointError(
+            f"{path} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first in "
+            f"{', '.join(bad[:_LISTED])}: the training diverged or the file is damaged, use an earlier checkpoint"
+        )
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
+    """Load `state` into `module`; every key and shape must fit.
+
+    Raises:
+        CheckpointError: names what is missing, what is left over, and which shapes differ.
+    """
+    own = module.state_dict()
+    missing = sorted(own.keys() - state.keys())
+    extra = sorted(state.keys() - own.keys())
+    shapes = [
+        f"{key} is {tuple(state[key].shape)}, expected {tuple(own[key].shape)}"
+        for key in own.keys() & state.keys()
+        if own[key].shape != state[key].shape
+    ]
+    lines = [
+        f"{what}: {', '.join(sorted(items)[:_LISTED])}{f' and {len(items) - _LISTED} more' if len(items) > _LISTED else ''}"
+        for what, items in (("missing", missing), ("not in the model", extra), ("shapes", shapes))
+        if items
+    ]
+    if lines:
+        raise CheckpointError(f"the weights do not fit {name}; " + "; ".join(lines) + ". Check --model")
+    module.load_state_dict(dict(state))
