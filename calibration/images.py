@@ -47,14 +47,19 @@ def sample(paths: Sequence[Path], count: int, seed: int = 0) -> list[Path]:
 
 
 def label_of(path: Path, root: Path, classes: Sequence[str]) -> int | None:
-    """Index of the class whose name is that of the first folder between `root` and the picture.
+    """Index of the class that the first folder between `root` and the picture names.
 
-    None where there is no such folder, no class of that name, or more than one.
+    A folder names a class by its whole name or, where no other class begins so, by its first word: folders
+    of WordNet ids fit "n01440764 tench, Tinca tinca". None where there is no such folder or class, or more
+    than one.
     """
     folders = path.relative_to(root).parts[:-1]
-    if not folders or list(classes).count(folders[0]) != 1:
+    if not folders:
         return None
-    return list(classes).index(folders[0])
+    for names in (list(classes), [name.split(" ", 1)[0] for name in classes]):
+        if names.count(folders[0]) == 1:
+            return names.index(folders[0])
+    return None
 
 
 def list_sha256(paths: Sequence[Path]) -> str:

@@ -27,7 +27,7 @@ IR_VERSION = 8
 """What ONNX 1.13 wrote, the first with opset 17's successors: every TensorRT from 8.6 reads it."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Binding:
     """What turns a template into one graph."""
 
@@ -70,7 +70,9 @@ def bind(template: Template, binding: Binding, metadata: Mapping[str, str]) -> o
         BuildFailed: the result is not a valid static graph: a bug here, never the user's fault.
     """
     if binding.lowering == "adaptive" and binding.batch != 1:
-        raise UsageError("`adaptive` decides per image and runs at batch 1: use --batch 1, or another lowering")
+        raise UsageError(
+            "`adaptive` decides per image and runs at batch 1: use --batch 1, or another lowering"
+        )
     copy = onnx.ModelProto()
     copy.CopyFrom(template.model)
     graph = run(passes_for(template, binding), gs.import_onnx(copy))

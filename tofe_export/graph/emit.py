@@ -23,7 +23,8 @@ class Emitter:
         """Emit one node; returns its output, or a list of `count` outputs. Arrays become constants."""
         name = self._unique(f"{self.scope}/{op}")
         tensors = [self.constant(x) if isinstance(x, np.ndarray) else x for x in inputs]
-        outputs = [gs.Variable(f"{name}:out{i}" if count > 1 else f"{name}:out", dtype=dtype) for i in range(count)]
+        ends = [f"out{i}" for i in range(count)] if count > 1 else ["out"]
+        outputs = [gs.Variable(f"{name}:{end}", dtype=dtype) for end in ends]
         self.graph.nodes.append(gs.Node(op, name, attrs=attrs, inputs=tensors, outputs=outputs))
         return outputs if count > 1 else outputs[0]
 
@@ -69,6 +70,15 @@ def shaped(new: gs.Variable, old: gs.Variable) -> gs.Variable:
     """Hand the inferred type of the template's tensor on to its replacement."""
     new.shape, new.dtype = old.shape, old.dtype
     return new
+
+
+def name_ids(emit: Emitter, ids: gs.Tensor, stage: int) -> None:
+    """Publish the spatial ids of a stage's tokens as `ids_s`; without a reader it is cleaned up again.
+
+    A copy, because without reuse the same tensor is already called `kept_s` of the stage before.
+    """
+    alias = emit("Identity", ids, dtype=np.int64)
+    alias.name, alias.shape = f"ids_{stage + 1}", ids.shape
 
 
 def template_nodes(graph: gs.Graph, *ops: str) -> list[gs.Node]:

@@ -1,8 +1,8 @@
-"""From a checkpoint to a bundle: plan, answer, trace, bind, write; the old bundle stays whole until the last step."""
+"""From a checkpoint to a bundle: plan, answer, trace, bind, write; the old one stays until the last step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -16,6 +16,7 @@ from tofe_export.bundle_writer import BundleWriter
 from tofe_export.calibration.images import find_images, sample
 from tofe_export.errors import BuildFailed, UsageError
 from tofe_export.files import sha256_file, write_atomic
+from tofe_export.graph.answers import Say, answer, settle_thresholds
 from tofe_export.graph.bind import Binding, bind
 from tofe_export.graph.macs import count_macs
 from tofe_export.graph.passes.downgrade_opset import TARGET_OPSET
@@ -23,15 +24,11 @@ from tofe_export.graph.request import Planned, Request, variants
 from tofe_export.graph.trace import Template, trace
 from tofe_export.manifest import DYNAMIC, File, Manifest, Model, ReferenceInfo, Variant, WeightsFile
 from tofe_export.model.checkpoint import Checkpoint
-from tofe_export.model.references import Answers, adaptive_answers, dense_answers, static_answers, thresholds_on
 from tofe_export.preprocess import Pixels, apply, load_image, source_pixels
 from tofe_export.reference import Reference
 
 BUILTIN = "built-in images"
 MACS_TOLERANCE = 0.01
-
-Say = Callable[[str], None]
-"""Told what is being done; for progress."""
 
 
 @dataclass(frozen=True)
@@ -78,10 +75,11 @@ def export(
     model = _describe(checkpoint, request)
     if base is not None:
         _refuse_to_mix(base, model, checkpoint)
+        base.check(base.manifest.variants)  # damage must not be given a fresh hash
     reference, source = _start_reference(checkpoint, base, pictures)
     with BundleWriter(target, base) as writer:
-        planned = _settle_thresholds(checkpoint, planned, reference, say)
-        reference = _answer(checkpoint, request, planned, reference, say)
+        planned = settle_thresholds(checkpoint, planned, reference, say)
+        reference = answer(checkpoint, request, planned, reference, say)
         say("tracing")
         template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output)
         made = []
@@ -142,62 +140,19 @@ def _start_reference(
         return reference, chosen.name
     if reference.images_sha256() != base.manifest.reference.images_sha256:
         raise UsageError(
-            f"{base.path} has other reference images (from {base.manifest.reference.source}): leave --images out "
-            "to keep them, replace the bundle with --force, or write elsewhere with --out DIR"
+            f"{base.path} has other reference images (from {base.manifest.reference.source}): leave --images "
+            "out to keep them, replace the bundle with --force, or write elsewhere with --out DIR"
         )
     return base.reference(), base.manifest.reference.source
-
-
-def _settle_thresholds(
-    checkpoint: Checkpoint, planned: Sequence[Planned], reference: Reference, say: Say
-) -> list[Planned]:
-    """Adaptive variants without thresholds of their own get them from the reference images."""
-    settled = []
-    for variant in planned:
-        if variant.lowering == "adaptive" and variant.plan is not None and variant.plan.thresholds is None:
-            say(f"thresholds for {variant.name}")
-            found = thresholds_on(checkpoint.model, reference.images, variant.keep, lambda done: None)
-            source = f"{variant.plan.source}; thresholds from the {len(reference)} reference images"
-            settled.append(variant.with_thresholds(found, source))
-        else:
-            settled.append(variant)
-    return settled
-
-
-def _answer(
-    checkpoint: Checkpoint, request: Request, planned: Sequence[Planned], reference: Reference, say: Say
-) -> Reference:
-    """Let PyTorch answer for every set of keep counts or thresholds."""
-    for key in dict.fromkeys(variant.reference for variant in planned):
-        variant = next(v for v in planned if v.reference == key)
-        answers = _answers_for(checkpoint, request.output, variant, reference, say)
-        reference = reference.with_entry(key, answers.output, answers.scores, answers.kept)
-    return reference
-
-
-def _answers_for(
-    checkpoint: Checkpoint, output: str, variant: Planned, reference: Reference, say: Say
-) -> Answers:
-    model, images, done = checkpoint.model, reference.images, 0
-
-    def step(count: int) -> None:
-        nonlocal done
-        done += count
-        say(f"PyTorch's answers for {variant.reference}, {done} of {len(images)} images")
-
-    if variant.lowering == "dense":
-        return dense_answers(model, images, output, step)
-    if variant.lowering == "adaptive":
-        assert variant.plan is not None and variant.plan.thresholds is not None  # noqa: S101 - settled before
-        return adaptive_answers(model, images, variant.plan.thresholds, output, step)
-    return static_answers(model, images, variant.keep, output, step)
 
 
 def _write_variant(
     writer: BundleWriter, checkpoint: Checkpoint, template: Template, variant: Planned
 ) -> Variant:
     product = _write_graph(writer, checkpoint, template, variant, probe=False)
-    probe = None if variant.lowering == "dense" else _write_graph(writer, checkpoint, template, variant, probe=True)
+    probe = None
+    if variant.lowering != "dense":
+        probe = _write_graph(writer, checkpoint, template, variant, probe=True)
     plan = variant.plan
     return Variant(
         name=variant.name,
@@ -281,7 +236,7 @@ def _manifest(
 ) -> Manifest:
     """The new manifest: what the base holds, with variants of the same name replaced."""
     path = writer.existing("reference.npz")
-    assert path is not None  # noqa: S101 - written just before
+    assert path is not None  # written just before
     names = {variant.name for variant in made}
     kept = [v for v in base.manifest.variants if v.name not in names] if base else []
     weights = {w.file: w for w in (base.manifest.weights if base else ())}
@@ -295,7 +250,9 @@ def _manifest(
         cost=checkpoint.model.cost(),
         preprocessing=checkpoint.preprocessing,
         classes=checkpoint.classes,
-        reference=ReferenceInfo("reference.npz", sha256_file(path), reference.images_sha256(), source, len(reference)),
+        reference=ReferenceInfo(
+            "reference.npz", sha256_file(path), reference.images_sha256(), source, len(reference)
+        ),
         weights=tuple(w for name, w in weights.items() if name in used),
         variants=(*kept, *made),
     )

@@ -13,7 +13,10 @@ from tofe_export.errors import BuildFailed
 from tofe_export.graph.passes.bind_sizes import DYNAMIC_BATCH
 
 OPSETS = (17, 18, 19, 20)
-FORBIDDEN = ("Shape", "NonZero", "If", "Loop", "Scan", "Range", "GatherElements", "Expand", "Size", "ConstantOfShape")
+FORBIDDEN = (
+    *("Shape", "Size", "Range", "Expand", "ConstantOfShape"),  # shape arithmetic at run time
+    *("If", "Loop", "Scan", "NonZero", "GatherElements"),
+)
 TOPK_LIMIT = 3840
 
 
@@ -26,7 +29,8 @@ def check_static(model: onnx.ModelProto, *, adaptive: bool, dynamic_batch: bool)
     if not adaptive:
         findings += [*_forbidden(model), *_shapes(model, {DYNAMIC_BATCH} if dynamic_batch else set())]
     if findings:
-        raise BuildFailed(f"the graph {model.graph.name} breaks {len(findings)} rules: " + "; ".join(findings[:8]))
+        shown = "; ".join(findings[:8])
+        raise BuildFailed(f"the graph {model.graph.name} breaks {len(findings)} rules: {shown}")
 
 
 def _forbidden(model: onnx.ModelProto) -> list[str]:
@@ -66,7 +70,9 @@ def _shapes(model: onnx.ModelProto, symbols: set[str]) -> list[str]:
     if missing:
         found.append(f"no shape is known for {', '.join(missing[:3])}")
     for value in (*graph.value_info, *graph.input, *graph.output):
-        for size in value.type.tensor_type.shape.dim:
-            if not size.HasField("dim_value") and size.dim_param not in symbols:
-                found.append(f"{value.name} has a size {size.dim_param or 'unknown'!r}")
+        found += [
+            f"{value.name} has a size {size.dim_param or 'unknown'!r}"
+            for size in value.type.tensor_type.shape.dim
+            if not size.HasField("dim_value") and size.dim_param not in symbols
+        ]
     return found

@@ -13,9 +13,9 @@ import onnx
 
 
 def count_macs(model: onnx.ModelProto, batch: int = 1) -> int:
-    """MACs of one image: all MatMul, Gemm and Conv nodes; a symbolic size counts as `batch` images, then divided.
+    """MACs of one image: all MatMul, Gemm and Conv nodes of `batch` images, divided by `batch`.
 
-    Shapes must have been inferred.
+    Shapes must have been inferred; a symbolic size is the batch.
     """
     shapes = _shapes(model, batch)
     return sum(_node_macs(node, shapes) for node in model.graph.node) // batch
@@ -35,5 +35,6 @@ def _shapes(model: onnx.ModelProto, batch: int) -> dict[str, list[int]]:
     graph = model.graph
     shapes = {t.name: list(t.dims) for t in graph.initializer}
     for value in (*graph.value_info, *graph.input, *graph.output):
-        shapes[value.name] = [d.dim_value or batch for d in value.type.tensor_type.shape.dim]
+        sizes = value.type.tensor_type.shape.dim
+        shapes[value.name] = [d.dim_value if d.HasField("dim_value") else batch for d in sizes]
     return shapes

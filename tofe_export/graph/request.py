@@ -1,4 +1,4 @@
-"""What an export is asked for, and what variants that makes: everything that can be refused before any work."""
+"""What an export is asked for, and what variants that makes: all that can be refused before any work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from tofe_export.budget import Cost, dense_macs, gmacs, macs_executed, printed
 from tofe_export.errors import UsageError
-from tofe_export.graph.passes.lower_concat import TOPK_LIMIT
+from tofe_export.files import sha256_bytes
+from tofe_export.graph.passes.lower_concat import NEEDS_SPATIAL_ORDER, TOPK_LIMIT
 from tofe_export.keep import Measured, Plan, plan_for_keep, solve
 from tofe_export.manifest import DYNAMIC, Batch
 
 TENSORRT_TARGETS = ("8.6", "10.3", "10.13", "10.16", "11.4")
 DYNAMIC_TARGETS = ("8.6", "10.13", "10.16", "11.4")  # dynamic shapes give wrong results on 10.3 (decision 9)
-ADAPTIVE_TARGETS: tuple[str, ...] = ()  # NonZero has data-dependent shapes, meant for runtimes that are dynamic
+ADAPTIVE_TARGETS: tuple[str, ...] = ()  # NonZero's sizes depend on data: for runtimes that are dynamic
 
 
 @dataclass(frozen=True)
@@ -51,9 +52,10 @@ class Planned:
         return self.plan.keep if self.plan else ()
 
     def with_thresholds(self, thresholds: tuple[float, ...], source: str) -> Planned:
-        """The same variant with thresholds that were found later."""
-        assert self.plan is not None  # noqa: S101 - dense variants have no thresholds
-        return replace(self, plan=replace(self.plan, thresholds=thresholds, source=source))
+        """The same variant, adaptive, with its thresholds settled: they, not the counts, make the answers."""
+        assert self.plan is not None  # dense variants have no thresholds
+        plan = replace(self.plan, thresholds=thresholds, source=source)
+        return replace(self, plan=plan, reference=f"adaptive-{sha256_bytes(repr(thresholds).encode())[:12]}")
 
 
 def plans(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Plan]:
@@ -83,7 +85,17 @@ def variants(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Pl
     dense = gmacs(dense_macs(cost))
     executed = gmacs(macs_executed(cost, (), "dense", output))
     planned = [
-        Planned(f"dense-{request.precision}-b{batch}", "dense", batch, request.precision, None, dense, executed, "dense", _targets("dense", batch))
+        Planned(
+            name=f"dense-{request.precision}-b{batch}",
+            lowering="dense",
+            batch=batch,
+            precision=request.precision,
+            plan=None,
+            gmacs=dense,
+            gmacs_executed=executed,
+            reference="dense",
+            targets=_targets("dense", batch),
+        )
         for batch in request.batches
     ]
     for plan in plans(cost, request, table):
@@ -92,6 +104,7 @@ def variants(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Pl
                 if lowering == "dense" or (lowering == "adaptive" and batch != 1):
                     continue
                 planned.append(_planned(cost, request, plan, lowering, batch, output))
+    planned = list(dict.fromkeys(planned))  # asked for twice is asked for once
     _refuse_equal_names(planned)
     return planned
 
@@ -99,10 +112,24 @@ def variants(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Pl
 def _planned(cost: Cost, request: Request, plan: Plan, lowering: str, batch: Batch, output: str) -> Planned:
     name = f"{printed(plan.budget_gmacs)}g-{lowering}-{request.precision}-b{batch}"
     executed = gmacs(macs_executed(cost, plan.keep, lowering, output))
-    kind = "adaptive" if lowering == "adaptive" else "static"
-    reference = f"{kind}-{'-'.join(map(str, plan.keep))}"
+    reference = f"static-{'-'.join(map(str, plan.keep))}"
+    if lowering == "adaptive":
+        reference = "adaptive"  # `with_thresholds` says which
+    elif max(plan.keep) >= TOPK_LIMIT:
+        raise UsageError(
+            f"{name} would keep {max(plan.keep)} tokens in one stage, and TensorRT's TopK takes fewer than "
+            f"{TOPK_LIMIT}: give a smaller budget or smaller counts"
+        )
     return Planned(
-        name, lowering, batch, request.precision, plan, plan.gmacs, executed, reference, _targets(lowering, batch)
+        name=name,
+        lowering=lowering,
+        batch=batch,
+        precision=request.precision,
+        plan=plan,
+        gmacs=plan.gmacs,
+        gmacs_executed=executed,
+        reference=reference,
+        targets=_targets(lowering, batch),
     )
 
 
@@ -114,9 +141,7 @@ def _targets(lowering: str, batch: Batch) -> tuple[str, ...]:
 
 def _refuse(cost: Cost, request: Request) -> None:
     if "concat" in request.lowerings and cost.approximator == "depthwise" and cost.reuse:
-        raise UsageError(
-            "`concat` leaves the spatial order that a depthwise approximator needs: use --lowering scatter"
-        )
+        raise UsageError(NEEDS_SPATIAL_ORDER)
     if "concat" in request.lowerings and cost.tokens >= TOPK_LIMIT:
         raise UsageError(
             f"`concat` sorts all {cost.tokens} tokens, and TensorRT's TopK takes fewer than {TOPK_LIMIT}: "

@@ -27,7 +27,7 @@ class Rows:
     batch: int | None
 
     def index(self, emit: Emitter, patches: gs.Tensor, prefix: int, total: Size) -> gs.Tensor:
-        """Row index (B, P + K) of prefix and patches (B, K), ready for `gather` and `scatter` on (B, total, D).
+        """Row index (B, P + K) of prefix and patches (B, K), for `gather` and `scatter` on (B, total, D).
 
         For a fixed batch it addresses the flattened rows, B * total of them.
         """
@@ -51,7 +51,8 @@ class Rows:
         """Entries of ids (B, total) at patches (B, n): (B, n)."""
         if self.batch is None:
             return emit("GatherND", ids, emit.reshape(patches, 0, -1, 1), batch_dims=1, dtype=np.int64)
-        return emit("Gather", emit.reshape(ids, -1), self.index(emit, patches, 0, total), axis=0, dtype=np.int64)
+        index = self.index(emit, patches, 0, total)
+        return emit("Gather", emit.reshape(ids, -1), index, axis=0, dtype=np.int64)
 
     def scatter(self, emit: Emitter, base: gs.Tensor, index: gs.Tensor, rows: gs.Tensor) -> gs.Variable:
         """Overwrite rows of base (B, T, D) at `index` (B, n) with `rows` (B, n, D)."""

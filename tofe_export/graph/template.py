@@ -15,6 +15,7 @@ What `frozen` and `order` hold is the lowering's choice; only Freeze and Thaw of
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from onnx.defs import OpSchema, get_schema, onnx_opset_version, register_schema
@@ -25,14 +26,17 @@ from tofe_export.model.freezer import Freezer, Split
 
 DOMAIN = "tofe"
 
-torch.library.define("tofe::freeze", "(Tensor x, Tensor scores, int stage, int prefix) -> (Tensor, Tensor, Tensor)")
 torch.library.define(
-    "tofe::thaw", "(Tensor kept, Tensor recovered, Tensor order, int stage, int prefix, bool every_row) -> Tensor"
+    "tofe::freeze", "(Tensor x, Tensor scores, int stage, int prefix) -> (Tensor, Tensor, Tensor)"
+)
+torch.library.define(
+    "tofe::thaw",
+    "(Tensor kept, Tensor recovered, Tensor order, int stage, int prefix, bool every_row) -> Tensor",
 )
 torch.library.define("tofe::restore", "(Tensor x, int prefix) -> Tensor")
 
 
-@torch.library.register_fake("tofe::freeze")
+@torch.library.register_fake("tofe::freeze")  # type: ignore[untyped-decorator]  # torch leaves it untyped
 def _freeze(x: Tensor, scores: Tensor, stage: int, prefix: int) -> tuple[Tensor, Tensor, Tensor]:
     batch, _, width = x.shape
     context = torch.library.get_ctx()
@@ -44,12 +48,12 @@ def _freeze(x: Tensor, scores: Tensor, stage: int, prefix: int) -> tuple[Tensor,
     )
 
 
-@torch.library.register_fake("tofe::thaw")
+@torch.library.register_fake("tofe::thaw")  # type: ignore[untyped-decorator]  # as above
 def _thaw(kept: Tensor, recovered: Tensor, order: Tensor, stage: int, prefix: int, every_row: bool) -> Tensor:
     return kept.new_empty(kept.shape[0], prefix + order.shape[1], kept.shape[2])
 
 
-@torch.library.register_fake("tofe::restore")
+@torch.library.register_fake("tofe::restore")  # type: ignore[untyped-decorator]  # as above
 def _restore(x: Tensor, prefix: int) -> Tensor:
     return torch.empty_like(x)
 
@@ -62,7 +66,8 @@ class TemplateFreezer(Freezer):
 
     def freeze(self, x: Tensor, scores: Tensor, stage: int) -> Split:
         """Trace `tofe.Freeze`."""
-        return Split(*torch.ops.tofe.freeze(x, scores, stage, self.prefix), stage=stage)
+        kept, frozen, order = torch.ops.tofe.freeze(x, scores, stage, self.prefix)
+        return Split(kept, frozen, order, stage)
 
     def thaw(self, kept: Tensor, recovered: Tensor, split: Split, *, every_row: bool) -> Tensor:
         """Trace `tofe.Thaw`."""
@@ -78,20 +83,22 @@ class TemplateFreezer(Freezer):
 
 _ONNX = Opset(DOMAIN, 1)
 
+# onnxscript reads these signatures: an annotated tensor would have to be one of its own types
 
-def _to_freeze(x, scores, stage: int, prefix: int):  # type: ignore[no-untyped-def]  # onnxscript traces it untyped
+
+def _to_freeze(x, scores, stage: int, prefix: int):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _ONNX.Freeze(x, scores, stage=stage, prefix=prefix)
 
 
-def _to_thaw(kept, recovered, order, stage: int, prefix: int, every_row: bool):  # type: ignore[no-untyped-def]
+def _to_thaw(kept, recovered, order, stage: int, prefix: int, every_row: bool):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _ONNX.Thaw(kept, recovered, order, stage=stage, prefix=prefix, every_row=int(every_row))
 
 
-def _to_restore(x, prefix: int):  # type: ignore[no-untyped-def]
+def _to_restore(x, prefix: int):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     return _ONNX.Restore(x, prefix=prefix)
 
 
-def translations() -> dict[object, Callable[..., object]]:
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     """How `torch.onnx.export` writes the three operators."""
     _register_schemas()
     ops = torch.ops.tofe
@@ -102,7 +109,7 @@ def _register_schemas() -> None:
     """Tell onnx the signatures, once per process."""
     try:
         get_schema("Freeze", onnx_opset_version(), DOMAIN)
-    except Exception as error:  # noqa: BLE001 - onnx raises a class of its C++ module that is not exported
+    except Exception as error:  # onnx raises a class of its C++ module that is not exported
         if "No schema" not in str(error):
             raise
     else:
@@ -110,13 +117,15 @@ def _register_schemas() -> None:
     formal, attribute, kind = OpSchema.FormalParameter, OpSchema.Attribute, OpSchema.AttrType
     types = [("T", ["tensor(float)"], ""), ("I", ["tensor(int64)"], "")]
     stage, prefix, every_row = (attribute(name, kind.INT) for name in ("stage", "prefix", "every_row"))
-    kept, recovered, order, x = formal("kept", "T"), formal("recovered", "T"), formal("order", "I"), formal("x", "T")
+    kept, recovered, x = (formal(name, "T") for name in ("kept", "recovered", "x"))
+    order = formal("order", "I")
     for name, inputs, outputs, attributes in (
         ("Freeze", [x, formal("scores", "T")], [kept, formal("frozen", "T"), order], [stage, prefix]),
         ("Thaw", [kept, recovered, order], [x], [stage, prefix, every_row]),
         ("Restore", [x], [formal("y", "T")], [prefix]),
     ):
         used = [t for t in types if any(t[0] == p.type_str for p in (*inputs, *outputs))]
-        register_schema(
-            OpSchema(name, DOMAIN, 1, inputs=inputs, outputs=outputs, type_constraints=used, attributes=attributes)
+        schema = OpSchema(
+            name, DOMAIN, 1, inputs=inputs, outputs=outputs, type_constraints=used, attributes=attributes
         )
+        register_schema(schema)

@@ -17,7 +17,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from onnxscript import optimizer
@@ -60,7 +60,7 @@ class _Traced(nn.Module):
         self.model, self.output = model, output
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.model(images, TemplateFreezer(self.model.backbone.prefix), self.output)
+        return cast(Tensor, self.model(images, TemplateFreezer(self.model.backbone.prefix), self.output))
 
 
 def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
@@ -90,11 +90,13 @@ def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
             custom_translation_table=translations(),
             optimize=True,
         )
-    assert exported is not None  # noqa: S101 - only the deprecated exporter returns None
+    assert exported is not None  # only the deprecated exporter returns None
     graph = exported.model
     optimizer.fold_constants(graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
     optimizer.remove_unused_nodes(graph)
-    batch = str(graph.graph.inputs[0].shape[0])
+    shape = graph.graph.inputs[0].shape
+    assert shape is not None  # images were given
+    batch = str(shape[0])
     _name_nodes(graph.graph)
     _name_weights(graph.graph)
     return _externalise(graph, folder, batch, name)
@@ -121,7 +123,7 @@ def _name_nodes(graph: ir.Graph) -> None:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
         path = module_path([scope for scope in scopes if "." in scope])
         if not scopes and (producer := node.inputs[0] and node.inputs[0].producer()):
-            path = str(producer.name).partition("/")[0]  # decomposed operators lose their scope: stay with the input's
+            path = str(producer.name).partition("/")[0]  # a decomposed operator lost its scope: its input's
         name = f"{path}/{node.op_type}" if path else node.op_type
         seen[name] += 1
         node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
@@ -134,7 +136,7 @@ def module_path(scopes: list[str]) -> str:
 
 
 def _name_weights(graph: ir.Graph) -> None:
-    """Name weights by their module path; folded ones (transposed, constants) after the node that uses them."""
+    """Name weights by their module path; folded ones (transposed, constants) by the node that uses them."""
     for value in list(graph.initializers.values()):
         if value.name is not None and value.name.startswith("model."):
             name = module_path([value.name])
@@ -157,7 +159,7 @@ def _externalise(graph: ir.Model, folder: Path, batch: str, output: str) -> Temp
     places: dict[str, tuple[int, int]] = {}
     with writing(temporary), temporary.open("wb") as file:
         for name, value in graph.graph.initializers.items():
-            assert value.const_value is not None  # noqa: S101 - initializers hold values
+            assert value.const_value is not None  # initializers hold values
             if value.const_value.nbytes < _INLINE_BYTES:
                 continue
             data = bytes(-offset % _ALIGNMENT) + value.const_value.tobytes()
@@ -172,8 +174,9 @@ def _externalise(graph: ir.Model, folder: Path, batch: str, output: str) -> Temp
     for name, (start, length) in places.items():
         value = graph.graph.initializers[name]
         tensor = value.const_value
-        assert tensor is not None  # noqa: S101
+        assert tensor is not None
+        shape = ir.Shape(tensor.shape.numpy())
         value.const_value = ir.ExternalTensor(
-            target, start, length, tensor.dtype, shape=ir.Shape(tensor.shape.numpy()), name=name, base_dir=folder
+            target, start, length, tensor.dtype, shape=shape, name=name, base_dir=folder
         )
     return Template(ir.to_proto(graph), target, sha256, offset, batch, output)

@@ -1,1 +1,1 @@
-"""ToFe in PyTorch: backbones, selectors, approximators, and one forward with several ways to freeze (host floor)."""
+"""ToFe in PyTorch: backbones, selectors, approximators, and one forward for every way to freeze (host)."""

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """Split a fused projection (B, T, parts * H * d) into `parts` tensors (B, H, T, d)."""
     x = x.unflatten(-1, (parts * heads, -1)).transpose(1, 2)  # (B, parts * H, T, d)
-    return x.split(heads, dim=1)
+    pieces: tuple[Tensor, ...] = x.split(heads, dim=1)
+    return pieces
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from torch import Tensor, nn
 
+from tofe_export.errors import UnsupportedModel
 from tofe_export.preprocess import Preprocessing
 
 
@@ -115,6 +116,10 @@ def create_backbone(name: str, arguments: Mapping[str, Any] | None = None) -> Ba
     from tofe_export.model.lv_vit import LV_VITS, LvVit
     from tofe_export.model.timm_vit import TimmVit
 
-    if name in LV_VITS:
-        return LvVit(name, **dict(arguments or {}))
-    return TimmVit(name, **dict(arguments or {}))
+    chosen = dict(arguments or {})
+    if name not in LV_VITS:
+        return TimmVit(name, **chosen)
+    try:
+        return LvVit(name, **chosen)
+    except (TypeError, ValueError) as error:
+        raise UnsupportedModel(f"{name} could not be built with {chosen}: {error}") from error

@@ -61,7 +61,11 @@ def build_checkpoint(
         replace(backbone.preprocessing(), **overrides),
         _class_names(classes, backbone),
         trained=False,
-        history={"made by": "tofe-export init", "backbone file": weights.name if weights else None, "seed": seed},
+        history={
+            "made by": "tofe-export init",
+            "backbone file": weights.name if weights else None,
+            "seed": seed,
+        },
     )
 
 
@@ -85,7 +89,9 @@ def _class_names(given: tuple[str, ...] | None, backbone: Backbone) -> tuple[str
     """Names as given, or ImageNet-1k's for a head of 1000 classes."""
     if given is not None:
         if len(given) != backbone.num_classes:
-            raise UsageError(f"expected {backbone.num_classes} class names, one per output, found {len(given)}")
+            raise UsageError(
+                f"expected {backbone.num_classes} class names, one per output, found {len(given)}"
+            )
         return given
     if backbone.num_classes != IMAGENET_CLASSES:
         return None

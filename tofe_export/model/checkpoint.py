@@ -8,6 +8,7 @@ suffix is a torch file of tensors and plain data, which loads with `weights_only
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,13 @@ from tofe_export.keep import Measured
 from tofe_export.model.backbone import create_backbone
 from tofe_export.model.identify import identify
 from tofe_export.model.tofe import Structure, ToFe
-from tofe_export.model.weights import load_exactly, read_file, refuse_non_finite, state_dict_in
+from tofe_export.model.weights import (
+    is_safetensors,
+    load_exactly,
+    read_file,
+    refuse_non_finite,
+    state_dict_in,
+)
 from tofe_export.preprocess import Preprocessing
 
 FORMAT = "tofe-export checkpoint 1"
@@ -53,14 +60,19 @@ class Checkpoint:
         Raises:
             WriteError: the file could not be written; what was there before is untouched.
         """
-        weights = {name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()}
+        weights = {
+            name: tensor.detach().cpu().contiguous() for name, tensor in self.model.state_dict().items()
+        }
+        plain = {"format": FORMAT, "meta": self._meta()}
         with atomic_file(path) as file:
             if path.suffix == ".safetensors":
                 from safetensors.torch import save
 
-                file.write(save(weights, {"tofe": json.dumps(self._meta())}))
-            else:
-                torch.save({"format": FORMAT, "meta": self._meta(), "weights": weights}, file)
+                file.write(save(weights, {"tofe": json.dumps(plain)}))
+            else:  # through memory: torch reports a full disk as a RuntimeError
+                content = io.BytesIO()
+                torch.save(plain | {"weights": weights}, content)
+                file.write(content.getbuffer())
 
     def _meta(self) -> dict[str, Any]:
         backbone = self.model.backbone
@@ -97,14 +109,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
 def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
     """Plain data and weights of a ToFe checkpoint in either format."""
     content = read_file(path)
-    if path.suffix == ".safetensors":
-        from safetensors import safe_open
-
-        with safe_open(path, "pt") as file:
-            header = (file.metadata() or {}).get("tofe")
-        if header is None:
-            raise CheckpointError(_plain_weights(path, content))
-        return json.loads(header), content
+    if is_safetensors(path):
+        content = _with_header(path, content)
     if not isinstance(content, Mapping) or not isinstance(content.get("format"), str):
         raise CheckpointError(_plain_weights(path, content))
     if content["format"] != FORMAT:
@@ -112,7 +118,24 @@ def _read(path: Path) -> tuple[Mapping[str, Any], dict[str, Tensor]]:
             f"{path} says {content['format']!r}, expected {FORMAT!r}: it was written by another version, "
             "upgrade tofe-export"
         )
-    return content["meta"], content["weights"]
+    if not isinstance(content.get("meta"), Mapping):
+        raise CheckpointError(f"{path} has lost its description of the model (meta): use another copy")
+    return content["meta"], state_dict_in(content.get("weights"), path)
+
+
+def _with_header(path: Path, tensors: dict[str, Tensor]) -> Mapping[str, Any]:
+    """Content of a safetensors file in the layout of a torch file; plain weights stay as they are."""
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        header = (file.metadata() or {}).get("tofe")
+    if header is None:
+        return tensors
+    try:
+        plain = Fields(json.loads(header), "header")
+    except ValueError as error:
+        raise CheckpointError(f"{path} has a damaged header: {error}. Use another copy") from error
+    return {"format": "no format"} | dict(plain.rest()) | {"weights": tensors}
 
 
 def _plain_weights(path: Path, content: Any) -> str:  # noqa: ANN401 - whatever the file held
@@ -121,7 +144,8 @@ def _plain_weights(path: Path, content: Any) -> str:  # noqa: ANN401 - whatever 
     model = names[0] if len(names) == 1 else "NAME"
     found = f" (its keys and shapes fit {', '.join(names)})" if names else ""
     return (
-        f"{path} holds plain backbone weights{found}, not a ToFe checkpoint: it has no selectors. Train them with\n"
+        f"{path} holds plain backbone weights{found}, not a ToFe checkpoint: it has no selectors. "
+        "Train them with\n"
         f"    tofe-export train --model {model} --backbone {path} --data DIR --budget 2.0 --out tofe.pt\n"
         f"or make an untrained checkpoint, to try the export, with\n"
         f"    tofe-export init --model {model} --backbone {path} --out tofe.pt"

@@ -38,7 +38,7 @@ class Freezer(ABC):
 
     @abstractmethod
     def thaw(self, kept: Tensor, recovered: Tensor, split: Split, *, every_row: bool) -> Tensor:
-        """Put processed kept tokens (B, P + K, D) and recovered ones back in stage-entry order, (B, P + N, D).
+        """Put kept tokens (B, P + K, D) and recovered ones back in stage-entry order: (B, P + N, D).
 
         `recovered` holds the approximated frozen rows in the order of `split.frozen`, or, if `every_row`,
         an approximation of all N patch tokens in stage-entry order of which only the frozen rows are used.
@@ -92,7 +92,7 @@ class StaticFreezer(GatheringFreezer):
 
 
 class AdaptiveFreezer(GatheringFreezer):
-    """Keeps the tokens whose score reaches the stage's threshold: instance-adaptive ToFe, one image at a time.
+    """Keeps the tokens whose score reaches the threshold: instance-adaptive ToFe, one image at a time.
 
     The best token is always kept, so that no stage is empty: the cut is min(threshold, best score).
     """
@@ -103,7 +103,9 @@ class AdaptiveFreezer(GatheringFreezer):
     def count(self, scores: Tensor, stage: int) -> int:
         """Number of tokens at or above the cut."""
         if scores.shape[0] != 1:
-            raise InputError(f"adaptive inference takes one image at a time, got a batch of {scores.shape[0]}")
+            raise InputError(
+                f"adaptive inference takes one image at a time, got a batch of {scores.shape[0]}"
+            )
         cut = scores.float().amax().clamp(max=self.thresholds[stage])
         return int((scores.float() >= cut).sum())
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tofe_export.errors import CheckpointError
 from tofe_export.model.backbone import create_backbone
+from tofe_export.model.lv_vit import LV_VITS
 
 CANDIDATES = (
     "deit_tiny_patch16_224",
@@ -38,14 +39,18 @@ CANDIDATES = (
 
 def identify(state: Mapping[str, Tensor]) -> list[str]:
     """Names among `CANDIDATES` whose official layout has exactly these keys and shapes."""
-    width = state["pos_embed"].shape[-1] if "pos_embed" in state else None
+    positions = state.get("pos_embed")
+    width = positions.shape[-1] if positions is not None and positions.ndim == 3 else None
     return [name for name in CANDIDATES if _fits(name, state, width)]
 
 
 def _fits(name: str, state: Mapping[str, Tensor], width: int | None) -> bool:
-    classes = state["head.bias"].shape[0] if "head.bias" in state else None
+    bias = state.get("head.bias")
+    classes = bias.shape[0] if bias is not None and bias.ndim == 1 else 0
+    if not classes and name in LV_VITS:  # always has its heads
+        return False
     with torch.device("meta"):
-        backbone = create_backbone(name, {} if classes is None else {"num_classes": classes})
+        backbone = create_backbone(name, {"num_classes": classes})
     if backbone.width != width:
         return False
     try:

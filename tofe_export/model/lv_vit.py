@@ -102,7 +102,7 @@ class LvVitModel(nn.Module):
                     nn.init.zeros_(module.bias)
 
     def embed(self, images: Tensor) -> Tensor:
-        """Turn images (B, 3, H, W) into tokens (B, 1 + N, D); the CLS row is made by padding, without Expand."""
+        """Turn images (B, 3, H, W) into tokens (B, 1 + N, D); padding makes the CLS row, without Expand."""
         patches = self.patch_embed(images)
         cls = nn.functional.pad(self.cls_token, (0, 0, 0, patches.shape[1]))
         return nn.functional.pad(patches, (0, 0, 1, 0)) + (cls + self.pos_embed)
@@ -138,7 +138,7 @@ class LvVit(Backbone):
         size = LV_VITS[name]
         rows, columns = _grid(name, img_size)
         width, depth, heads = embed_dim or size.width, depth or size.depth, num_heads or size.heads
-        if num_classes < 1 or width % heads or depth < 4:
+        if min(num_classes, width, heads) < 1 or width % heads or depth < 4:
             raise UnsupportedModel(
                 f"{name} needs num_classes >= 1, a width that its heads divide and at least 4 blocks; got "
                 f"{num_classes} classes, width {width}, {heads} heads, {depth} blocks"
@@ -208,5 +208,7 @@ def _grid(name: str, img_size: int | Sequence[int]) -> tuple[int, int]:
     """Rows and columns of patches for an image size."""
     height, width = (img_size, img_size) if isinstance(img_size, int) else img_size
     if height < _STRIDE or width < _STRIDE or height % _STRIDE or width % _STRIDE:
-        raise UnsupportedModel(f"{name} needs image sides that are multiples of {_STRIDE}, got {height}x{width}")
+        raise UnsupportedModel(
+            f"{name} needs image sides that are multiples of {_STRIDE}, got {height}x{width}"
+        )
     return height // _STRIDE, width // _STRIDE

@@ -57,7 +57,9 @@ def static_answers(model: ToFe, images: Floats, keep: Sequence[int], output: str
     return _answers(model, images, StaticFreezer(keep), BATCH, output, step)
 
 
-def adaptive_answers(model: ToFe, images: Floats, thresholds: Sequence[float], output: str, step: Step) -> Answers:
+def adaptive_answers(
+    model: ToFe, images: Floats, thresholds: Sequence[float], output: str, step: Step
+) -> Answers:
     """Answer with a threshold per stage, each image for itself."""
     return _answers(model, images, AdaptiveFreezer(thresholds), 1, output, step)
 
@@ -72,7 +74,7 @@ def thresholds_on(model: ToFe, images: Floats, keep: Sequence[int], step: Step) 
     for stage, count in enumerate(keep):
         freezer = AdaptiveFreezer([*found, *[float("inf")] * (len(keep) - len(found))])
         scores = _answers(model, images, freezer, 1, "head", step).scores
-        assert scores is not None  # noqa: S101 - only dense answers have none
+        assert scores is not None
         here = np.sort(scores[:, stage][~np.isnan(scores[:, stage])])[::-1]
         last = min(len(here), count * len(images))
         below = here[last] if last < len(here) else here[-1] - 1

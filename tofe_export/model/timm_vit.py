@@ -13,6 +13,7 @@ from typing import Any, cast
 
 import timm
 import torch
+from timm.layers.patch_embed import PatchEmbed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import (
     Block,
@@ -30,7 +31,18 @@ from tofe_export.preprocess import Preprocessing
 
 _POOLS = ("token", "avg", "max", "avgmax", "map")
 _ROTARY = ("eva", "dinov3", "_rope", "pe_core", "pe_spatial", "pe_lang")
-_WINDOWED = ("swin", "samvit", "vitdet", "maxvit", "hiera", "mvit", "pvt", "twins", "nest", "coat", "cait", "xcit")
+_WINDOWED = (
+    "swin",
+    "samvit",
+    "vitdet",
+    "maxvit",
+    "hiera",
+    "mvit",
+    "pvt",
+    "twins",
+    "nest",
+    "coat",
+)
 
 
 class TimmVit(Backbone):
@@ -38,7 +50,7 @@ class TimmVit(Backbone):
 
     vit: VisionTransformer
 
-    def __init__(self, name: str, **arguments: Any) -> None:
+    def __init__(self, name: str, **arguments: Any) -> None:  # noqa: ANN401 - timm's own arguments
         super().__init__()
         self.vit = _create(name, arguments)
         _refuse_unsupported(name, self.vit)
@@ -78,7 +90,7 @@ class TimmVit(Backbone):
 
     def head(self, x: Tensor) -> Tensor:
         """Pooling and classifier, timm's own."""
-        return cast(Tensor, self.vit.forward_head(x))
+        return self.vit.forward_head(x)
 
     def token_macs(self) -> int:
         """Eq. 4's 4D^2 + 2 D hidden, counted from the linear layers that are there."""
@@ -86,7 +98,7 @@ class TimmVit(Backbone):
 
     def stem_macs(self) -> int:
         """The patch convolution."""
-        return self.tokens * self.vit.patch_embed.proj.weight.numel()
+        return self.tokens * int(self.vit.patch_embed.proj.weight.numel())
 
     def head_cost(self) -> HeadCost:
         """Classifier; for map pooling also the pool, whose keys and values read every token."""
@@ -138,7 +150,7 @@ def _create(name: str, arguments: Mapping[str, Any]) -> VisionTransformer:
         )
     try:
         model = timm.create_model(name, pretrained=False, **dict(arguments))
-    except (TypeError, AssertionError, ValueError) as error:
+    except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:
         raise UnsupportedModel(f"{name} could not be built with {dict(arguments)}: {error}") from error
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(_why_not(name, type(model).__name__))
@@ -154,7 +166,9 @@ def _why_not(name: str, kind: str) -> str:
             "needs their sin/cos rows gathered too, and that is not supported yet"
         )
     if any(word in lowered for word in _WINDOWED):
-        return f"{name} ({kind}) attends inside windows or pyramids of a fixed grid: tokens cannot be left out"
+        return (
+            f"{name} ({kind}) attends inside windows or pyramids of a fixed grid: tokens cannot be left out"
+        )
     return f"{name} is a {kind}: ToFe needs a plain VisionTransformer whose blocks accept any set of tokens"
 
 
@@ -168,7 +182,7 @@ def _refuse_unsupported(name: str, vit: VisionTransformer) -> None:
             )
         if type(block.attn).__name__ != "Attention":
             raise UnsupportedModel(
-                f"{name} uses {type(block.attn).__name__} in block {i}: only timm's plain Attention is supported"
+                f"{name} uses {type(block.attn).__name__} in block {i}: only timm's Attention is supported"
             )
     if type(vit) not in (VisionTransformer, VisionTransformerDistilled):
         raise UnsupportedModel(_why_not(name, type(vit).__name__))
@@ -178,6 +192,21 @@ def _refuse_unsupported(name: str, vit: VisionTransformer) -> None:
             "pass --model-arg global_pool=token (or avg), and --output tokens to `onnx` for dense features"
         )
     if vit.dynamic_img_size:
-        raise UnsupportedModel(f"{name} was built with dynamic_img_size: use --image-size for one fixed size")
+        raise UnsupportedModel(
+            f"{name} was built for changing image sizes (dynamic_img_size), and ToFe needs a fixed one: "
+            "pass --model-arg dynamic_img_size=false"
+        )
+    if type(vit.patch_embed) is not PatchEmbed:
+        raise UnsupportedModel(
+            f"{name} has a {type(vit.patch_embed).__name__} stem, and ToFe could not price it: only timm's "
+            "PatchEmbed is supported"
+        )
+    if (channels := vit.patch_embed.proj.weight.shape[1]) != 3:
+        raise UnsupportedModel(f"{name} takes images of {channels} channels, expected 3: ToFe prepares RGB")
+    if vit.patch_embed.num_patches < 1 or vit.num_classes < 0:
+        raise UnsupportedModel(
+            f"{name} would have {vit.patch_embed.num_patches} patch tokens and {vit.num_classes} classes: "
+            "the image must hold at least one patch, and num_classes is at least 0"
+        )
     if len(vit.blocks) < 4:
         raise UnsupportedModel(f"{name} has {len(vit.blocks)} blocks, and three selections need at least 4")

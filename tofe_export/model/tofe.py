@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any, cast
 
 import torch
@@ -144,7 +145,7 @@ class ToFe(nn.Module):
 
 
 def _check_locations(locations: tuple[int, ...], depth: int) -> None:
-    increasing = all(a < b for a, b in zip(locations, locations[1:], strict=False))
+    increasing = all(a < b for a, b in pairwise(locations))
     if not locations or not increasing or locations[0] < 0 or locations[-1] >= depth:
         raise UsageError(
             f"selections must sit before increasing blocks between 0 and {depth - 1}, got {list(locations)}"

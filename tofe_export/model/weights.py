@@ -5,7 +5,9 @@ Torch files are unpickled with `weights_only=True`, always: a pickle that would 
 
 from __future__ import annotations
 
+import argparse
 import pickle
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ _WRAPPERS = ("model", "state_dict", "state_dict_ema", "model_ema")
 _LISTED = 6
 
 
-def read_file(path: Path) -> Any:
+def read_file(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
     """Read what is in a weights file: a tensor dict (safetensors), or whatever plain data torch saved.
 
     Raises:
@@ -28,13 +30,25 @@ def read_file(path: Path) -> Any:
     if not path.is_file():
         what = "is a directory" if path.is_dir() else "does not exist"
         raise CheckpointError(f"{path} {what}: expected a .safetensors or torch checkpoint file")
-    with path.open("rb") as file:
-        head = file.read(16)
-    if not head:
-        raise CheckpointError(f"{path} is empty: the download or copy was cut off, fetch it again")
-    if path.suffix == ".safetensors" or head[8:9] == b"{":
+    if is_safetensors(path):
         return _read_safetensors(path)
     return _read_torch(path)
+
+
+def is_safetensors(path: Path) -> bool:
+    """Tell the formats apart: by the suffix, or by the JSON that a safetensors file has at byte 8.
+
+    Raises:
+        CheckpointError: the file is empty or may not be read.
+    """
+    try:
+        with path.open("rb") as file:
+            head = file.read(9)
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+    if not head:
+        raise CheckpointError(f"{path} is empty: the download or copy was cut off, fetch it again")
+    return path.suffix == ".safetensors" or head[8:] == b"{"
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -49,9 +63,13 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_torch(path: Path) -> Any:
+def _read_torch(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
+    # Namespace: the plain options that DeiT's and timm's training scripts save beside the weights.
+    harmless = torch.serialization.safe_globals([argparse.Namespace])
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with harmless, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on the pickle's protocol; what matters raises
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_reason(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
@@ -63,7 +81,7 @@ def _read_torch(path: Path) -> Any:
 
 def _unpickling_reason(path: Path, detail: str) -> str:
     """Tell a pickle that holds code from one that is damaged; torch reports both alike."""
-    if "GLOBAL" in detail or "Unsupported class" in detail or "Unsupported operand" in detail:
+    if "GLOBAL" in detail or "Unsupported class" in detail:
         return (
             f"{path} holds Python objects besides tensors, and loading them could execute code: refused. "
             "Save the weights alone, torch.save(model.state_dict(), FILE), or as safetensors"
@@ -72,8 +90,8 @@ def _unpickling_reason(path: Path, detail: str) -> str:
     return f"{path} is damaged or not a torch checkpoint ({first}): fetch or copy it again"
 
 
-def state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:
-    """Find the state dict inside `content`: flat, or under model, state_dict, state_dict_ema; `module.` removed.
+def state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401 - as read
+    """Find the state dict: flat, or under model, state_dict, state_dict_ema; `module.` is removed.
 
     Raises:
         CheckpointError: there is none.
@@ -93,7 +111,7 @@ def _is_entry(item: tuple[Any, Any]) -> bool:
     return isinstance(item[0], str) and isinstance(item[1], Tensor)
 
 
-def _summary(content: Any) -> str:
+def _summary(content: Any) -> str:  # noqa: ANN401 - as read
     if isinstance(content, Mapping):
         return "a dict with " + (", ".join(repr(key) for key in list(content)[:_LISTED]) or "nothing in it")
     return f"a {type(content).__name__}"
@@ -105,8 +123,14 @@ def refuse_non_finite(state: Mapping[str, Tensor], path: Path) -> None:
     if bad:
         raise CheckpointError(
             f"{path} has NaN or infinite values in {len(bad)} of {len(state)} tensors, first in "
-            f"{', '.join(bad[:_LISTED])}: the training diverged or the file is damaged, use an earlier checkpoint"
+            f"{', '.join(bad[:_LISTED])}: the training diverged or the file is damaged, use an "
+            "earlier one"
         )
+
+
+def _shorten(names: list[str]) -> str:
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return ", ".join(names[:_LISTED]) + more
 
 
 def load_exactly(module: nn.Module, state: Mapping[str, Tensor], name: str) -> None:
@@ -124,7 +148,7 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], name: str) -> N
         if own[key].shape != state[key].shape
     ]
     lines = [
-        f"{what}: {', '.join(sorted(items)[:_LISTED])}{f' and {len(items) - _LISTED} more' if len(items) > _LISTED else ''}"
+        f"{what}: {_shorten(sorted(items))}"
         for what, items in (("missing", missing), ("not in the model", extra), ("shapes", shapes))
         if items
     ]

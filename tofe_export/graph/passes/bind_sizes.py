@@ -27,7 +27,9 @@ class BindSizesPass(Pass):
     (adaptive). `batch` is a number, or None for a dynamic batch, which is then called "batch".
     """
 
-    def __init__(self, batch_symbol: str, batch: int | None, counts: Sequence[tuple[int | None, int | None]]) -> None:
+    def __init__(
+        self, batch_symbol: str, batch: int | None, counts: Sequence[tuple[int | None, int | None]]
+    ) -> None:
         self.batch_symbol, self.batch, self.counts = batch_symbol, batch, tuple(counts)
 
     def __call__(self, graph: gs.Graph) -> PassResult:

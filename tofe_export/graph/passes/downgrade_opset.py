@@ -47,7 +47,7 @@ def _unchanged(node: gs.Node, opset: int) -> bool:
     if node.domain or node.op in (*_REDUCTIONS, "Split"):
         return True
     if node.op == "Pad":
-        return len(node.inputs) < 4  # noqa: PLR2004 - the fourth input is `axes`
+        return len(node.inputs) < 4  # the fourth input is `axes`
     if node.op in ("ScatterND", "ScatterElements"):
         return "reduction" not in node.attrs
     return int(onnx.defs.get_schema(node.op, opset, "").since_version) <= TARGET_OPSET
@@ -60,5 +60,3 @@ def _split_by_input(node: gs.Node) -> None:
     if not isinstance(size, int) or size % count:
         raise BuildFailed(f"{node.name}: cannot split {size} evenly into {count}")
     node.inputs = [node.inputs[0], gs.Constant(f"{node.name}:sizes", int64(*[size // count] * count))]
-
-

@@ -15,12 +15,26 @@ import numpy as np
 import onnx_graphsurgeon as gs
 
 from tofe_export.errors import UsageError
-from tofe_export.graph.emit import FREEZE, RESTORE, THAW, Emitter, detach, int64, replace, shaped, template_nodes
+from tofe_export.graph.emit import (
+    FREEZE,
+    RESTORE,
+    THAW,
+    Emitter,
+    detach,
+    int64,
+    name_ids,
+    replace,
+    shaped,
+    template_nodes,
+)
 from tofe_export.graph.passes.base import Pass, PassResult
 from tofe_export.graph.rows import Rows
 
 TOPK_LIMIT = 3840
 """TensorRT's TopK takes K below this (decision 5)."""
+NEEDS_SPATIAL_ORDER = (
+    "`concat` leaves the spatial order that a depthwise approximator needs: use --lowering scatter"
+)
 
 
 class LowerConcatPass(Pass):
@@ -36,8 +50,11 @@ class LowerConcatPass(Pass):
         """Replace every Freeze, Thaw and Restore.
 
         Raises:
-            UsageError: a stage has 3840 tokens or more, and sorting them all is beyond TensorRT's TopK.
+            UsageError: a stage has 3840 tokens or more, and sorting them all is beyond TensorRT's TopK; or an
+                approximator convolves over the patch grid.
         """
+        if any(node.op == "Conv" and node.name.startswith("approximators.") for node in graph.nodes):
+            raise UsageError(NEEDS_SPATIAL_ORDER)
         self._ids, self._frozen_ids, self._orders = None, {}, {}
         nodes = template_nodes(graph, FREEZE, THAW, RESTORE)
         lower = {FREEZE: self._freeze, THAW: self._thaw, RESTORE: self._restore}
@@ -78,7 +95,7 @@ class LowerConcatPass(Pass):
         """Follow the spatial ids of the patches: those in play, and those that this stage freezes."""
         keep, ids = self.keep[stage], ranked
         if self._ids is not None:
-            self._ids.name = f"ids_{stage + 1}"
+            name_ids(emit, self._ids, stage)
             ids = self.rows.gather_ids(emit, self._ids, ranked, tokens)
             ids.shape = ranked.shape
         kept = emit.slice(ids, 0, keep)

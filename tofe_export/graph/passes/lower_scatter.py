@@ -18,7 +18,18 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_graphsurgeon as gs
 
-from tofe_export.graph.emit import FREEZE, RESTORE, THAW, Emitter, detach, int64, replace, shaped, template_nodes
+from tofe_export.graph.emit import (
+    FREEZE,
+    RESTORE,
+    THAW,
+    Emitter,
+    detach,
+    int64,
+    name_ids,
+    replace,
+    shaped,
+    template_nodes,
+)
 from tofe_export.graph.passes.base import Pass, PassResult
 from tofe_export.graph.rows import Rows, Size
 
@@ -68,7 +79,7 @@ class LowerScatterPass(Pass):
         """Track which spatial ids the surviving patches have."""
         kept = patches
         if self._ids is not None:
-            self._ids.name = f"ids_{stage + 1}"
+            name_ids(emit, self._ids, stage)
             kept = self.rows.gather_ids(emit, self._ids, patches, tokens)
             kept.shape = patches.shape
         kept.name = f"kept_{stage + 1}"

@@ -7,11 +7,15 @@ scores that TopK sees are 1 for the forced tokens and 0 for all others; nothing 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx_graphsurgeon as gs
 
 from tofe_export.graph.emit import Emitter
 from tofe_export.graph.passes.base import Pass, PassResult
+
+Tensors = Mapping[str, gs.Tensor]
 
 
 class ProbePass(Pass):
@@ -28,9 +32,7 @@ class ProbePass(Pass):
             graph.inputs.append(use_force)
         return PassResult(graph, stage > 1)
 
-    def _open_stage(
-        self, graph: gs.Graph, tensors: dict[str, gs.Tensor], use_force: gs.Variable, stage: int
-    ) -> None:
+    def _open_stage(self, graph: gs.Graph, tensors: Tensors, use_force: gs.Variable, stage: int) -> None:
         scores, kept = tensors[f"scores_{stage}"], tensors[f"kept_{stage}"]
         emit = Emitter(graph, f"stage{stage}.probe")
         ids = tensors.get(f"ids_{stage}")
@@ -40,19 +42,20 @@ class ProbePass(Pass):
         scores.dtype, kept.dtype = np.float32, np.int64
 
 
-def _force_scores(emit: Emitter, tensors: dict[str, gs.Tensor], use_force: gs.Variable, stage: int) -> gs.Variable:
+def _force_scores(emit: Emitter, tensors: Tensors, use_force: gs.Variable, stage: int) -> gs.Variable:
     """Put forced scores in front of TopK."""
-    scores, kept, ids = (tensors.get(f"{name}_{stage}") for name in ("scores", "kept", "ids"))
+    scores, kept, ids = tensors[f"scores_{stage}"], tensors[f"kept_{stage}"], tensors.get(f"ids_{stage}")
     force = gs.Variable(f"force_{stage}", np.int64, list(kept.shape))
     consumers = list(scores.outputs)
-    every = np.arange(scores.shape[1], dtype=np.int64)[None, None] if ids is None else emit.reshape(ids, 0, 1, -1)
+    in_order = np.arange(scores.shape[1], dtype=np.int64)[None, None]
+    every = in_order if ids is None else emit.reshape(ids, 0, 1, -1)
     same = emit("Equal", emit.reshape(force, 0, -1, 1), every, dtype=np.bool_)  # (B, K, N)
     wanted = emit("ReduceMax", emit("Cast", same, to=1), axes=[1], keepdims=0)  # (B, N)
     _rewire(consumers, scores, emit("Where", use_force, wanted, scores))
     return force
 
 
-def _force_mask(emit: Emitter, tensors: dict[str, gs.Tensor], use_force: gs.Variable, stage: int) -> gs.Variable:
+def _force_mask(emit: Emitter, tensors: Tensors, use_force: gs.Variable, stage: int) -> gs.Variable:
     """Put a forced mask in front of NonZero."""
     mask, ids = tensors[f"mask_{stage}"], tensors.get(f"ids_{stage}")
     tokens = tensors["scores_1"].shape[1]

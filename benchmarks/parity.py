@@ -1,0 +1,124 @@
+"""The parity table: every supported family, both static lowerings at batch 1, 8 and dynamic, and adaptive.
+
+    python benchmarks/parity.py [--images DIR] [--num-images 64] [--models deit_s,lvvit_s] [--out NAME]
+
+Each model is exported with PyTorch's answers on the pictures, and `verify` judges every variant with the
+limits of the command line tool. Weights are drawn (`drawn.py`), so accuracy is not at stake; agreement is.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import machine
+import numpy as np
+from drawn import drawn_checkpoint, spread_head
+
+from tofe_export.bundle import Bundle
+from tofe_export.graph.export import export, pictures_from
+from tofe_export.graph.request import Request
+from tofe_export.model.checkpoint import Checkpoint
+from tofe_export.preprocess import apply
+from tofe_export.verify.run import verify_bundle
+
+MODELS: dict[str, tuple[str, dict[str, Any], float]] = {
+    "DeiT-T": ("deit_tiny_patch16_224", {}, 0.6),
+    "DeiT-S": ("deit_small_patch16_224", {}, 2.0),
+    "DeiT-B": ("deit_base_patch16_224", {}, 8.6),
+    "DeiT-S distilled": ("deit_small_distilled_patch16_224", {}, 2.0),
+    "DeiT-III-S": ("deit3_small_patch16_224", {}, 2.0),
+    "AugReg ViT-S": ("vit_small_patch16_224", {}, 2.0),
+    "DINOv2-S reg": ("vit_small_patch14_reg4_dinov2", {"image_size": (224, 224), "num_classes": 1000}, 2.6),
+    "SigLIP-B": ("vit_base_patch16_siglip_224", {}, 8.6),
+    "LV-ViT-S": ("lvvit_s", {}, 3.3),
+    "LV-ViT-M": ("lvvit_m", {}, 6.1),
+    "ViT 32 px": (
+        "deit_tiny_patch16_224",
+        {"image_size": (32, 32), "num_classes": 10, "arguments": {"patch_size": 4}},
+        0.18,
+    ),
+}
+
+
+def measure(label: str, images: Path | None, count: int) -> dict[str, Any]:
+    """Export and verify one model; returns its row with every variant's report."""
+    name, options, budget = MODELS[label]
+    started = time.perf_counter()
+    checkpoint = drawn_checkpoint(name, seed=len(label), **options)
+    pictures = pictures_from(images, count)
+    prepared = np.stack([apply(source, checkpoint.preprocessing) for source in pictures.sources])
+    spread_head(checkpoint.model, prepared)
+    request = Request((budget,), lowerings=("scatter", "concat", "adaptive"), batches=(1, 8, "dyn"))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.pt"
+        checkpoint.save(path)
+        bundle = export(checkpoint, request, Path(folder) / "bundle", pictures)
+        report = verify_bundle(bundle, bundle.manifest.variants)
+        winners = len(set(bundle.reference().output("dense").argmax(-1).tolist()))
+        same = _dense_equals_backbone(checkpoint, bundle)
+    return {
+        "model": label,
+        "timm": name,
+        "passed": report.passed,
+        "classes_that_win": winners,
+        "dense_against_untouched_timm": same,
+        "keep": next(list(v.keep) for v in bundle.manifest.variants if v.keep),
+        "seconds": round(time.perf_counter() - started, 1),
+        "report": report.to_json(),
+    }
+
+
+def _dense_equals_backbone(checkpoint: Checkpoint, bundle: Bundle) -> float | None:
+    """Worst difference of the dense reference to timm's own model, attention fused, over the range."""
+    import timm
+    import torch
+
+    backbone = checkpoint.model.backbone
+    if backbone.name.startswith("lvvit"):
+        return None
+    plain = timm.create_model(backbone.name, **backbone.arguments).eval()
+    plain.load_state_dict(backbone.vit.state_dict())
+    reference = bundle.reference()
+    with torch.inference_mode():
+        theirs = torch.cat([plain(chunk) for chunk in torch.from_numpy(reference.images).split(8)]).numpy()
+    ours = reference.output("dense")
+    return float((np.abs(ours - theirs).max(-1) / (theirs.max(-1) - theirs.min(-1))).max())
+
+
+def main() -> int:
+    """Measure the models asked for; 1 if any fails."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--num-images", type=int, default=64)
+    parser.add_argument("--models", default=",".join(MODELS))
+    parser.add_argument("--out", default="parity")
+    arguments = parser.parse_args()
+    rows = []
+    for label in arguments.models.split(","):
+        row = measure(label, arguments.images, arguments.num_images)
+        rows.append(row)
+        print_row(row)
+        source = "photos of a folder" if arguments.images else "the built-in images"
+        machine.write(arguments.out, {"images": f"{arguments.num_images} {source}", "models": rows})
+    return 0 if all(row["passed"] for row in rows) else 1
+
+
+def print_row(row: dict[str, Any]) -> None:
+    """One line per variant."""
+    head = f"{row['model']}: keep {row['keep']}, {row['classes_that_win']} classes win, {row['seconds']} s"
+    print(head, "" if row["passed"] else "FAILED", flush=True)
+    for variant in row["report"]["variants"]:
+        output = variant["output"]
+        print(
+            f"  {variant['name']:32} {'ok' if variant['passed'] else 'FAIL'} worst {output['worst']:.1e}",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

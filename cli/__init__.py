@@ -1,0 +1,64 @@
+"""The command line: one file per command, listed here by hand; `tofe-export` and `python -m tofe_export.cli`.
+
+Commands import what is heavy inside their function, so every `--help` answers at once, also on a device where
+torch and onnx are absent. They report failure in one way, by raising a `TofeError`; `Program.main` below is
+the only place that turns it into a line on stderr and an exit code. Any other exception is a bug and keeps
+its traceback.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, NoReturn
+
+import click
+
+from tofe_export import __version__, errors
+from tofe_export.cli import console, init, inspect, onnx, options, predict, verify
+
+
+class Program(click.Group):
+    """A group that keeps the order of its commands and maps errors to exit codes (all from `errors.py`)."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Name the commands in the order of a session: make, prove, use, look."""
+        return list(self.commands)
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - click's own arguments, passed on
+        """Run a command line and exit."""
+        kwargs = {"prog_name": "tofe-export", **kwargs, "standalone_mode": False}
+        try:
+            status = super().main(*args, **kwargs)
+        except errors.TofeError as error:
+            console.fail(str(error))
+            sys.exit(error.exit_code)
+        except click.UsageError as error:
+            error.show()
+            sys.exit(errors.UsageError.exit_code)
+        except click.Abort as abort:
+            if isinstance(
+                abort.__cause__, EOFError
+            ):  # click takes any EOFError for Ctrl-D; ours would be a bug
+                raise abort.__cause__ from None
+            console.fail("interrupted")
+            sys.exit(errors.INTERRUPTED)
+        sys.exit(status if isinstance(status, int) else 0)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, message="tofe-export %(version)s")
+@options.quiet
+def main() -> None:
+    """Halve a vision transformer's compute with token freezing, and prove the exported graph on the device.
+
+    BUNDLE is ./tofe_bundle where none is named. Exit codes: 0 ok, 1 a verdict failed, 2 usage, 3 bad input, 4
+    bundle damaged, 5 an extra or backend is missing, 6 build failed, 7 precision not honoured, 8 cannot
+    write, 130 interrupted.
+    """
+
+
+main.add_command(init.command)
+main.add_command(onnx.command)
+main.add_command(verify.command)
+main.add_command(predict.command)
+main.add_command(inspect.command)

@@ -1,0 +1,90 @@
+"""`tofe-export init --model NAME --out FILE`: an untrained ToFe checkpoint, to try the export with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tofe_export.cli import console, host, model_options, options
+
+if TYPE_CHECKING:
+    pass
+
+
+@click.command("init", short_help="Backbone weights to an untrained ToFe checkpoint.")
+@click.option("--model", required=True, metavar="NAME", help="lvvit_s, lvvit_m, or a timm VisionTransformer.")
+@click.option(
+    "--backbone",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Plain weights (safetensors or torch); without it they are drawn at random.",
+)
+@click.option(
+    "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The checkpoint to write."
+)
+@model_options.structure
+@model_options.architecture
+@model_options.preparation
+@click.option(
+    "--classes",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Class names, one per line, in the order of the outputs.",
+)
+@click.option("--seed", type=int, default=0, show_default=True, help="For everything that is drawn.")
+@options.quiet
+def command(
+    model: str,
+    backbone: Path | None,
+    out: Path,
+    selector: str,
+    approximator: str,
+    no_reuse: bool,
+    locations: tuple[int, ...],
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    model_args: dict[str, Any],
+    classes: Path | None,
+    seed: int,
+    **preparation: Any,  # noqa: ANN401 - model_options.preparation
+) -> None:
+    """Put fresh ToFe modules into a backbone. The result is marked as untrained."""
+    host.require_export()
+    import torch
+
+    from tofe_export.model.build import build_checkpoint
+
+    torch.manual_seed(seed)
+    checkpoint = build_checkpoint(
+        model,
+        backbone,
+        selector=selector,
+        approximator=approximator,
+        reuse=not no_reuse,
+        locations=locations,
+        image_size=image_size,
+        num_classes=num_classes,
+        arguments=model_args,
+        classes=_read_classes(classes),
+        preparation=preparation,
+        seed=seed,
+    )
+    checkpoint.save(out)
+    console.warn(
+        f"{out} is NOT TRAINED: its selectors choose at random"
+        + ("" if backbone else ", and so do the backbone's weights")
+    )
+    console.say(f"wrote {out}; export it with: tofe-export onnx --ckpt {out} --budget 2.0")
+
+
+def _read_classes(path: Path | None) -> tuple[str, ...] | None:
+    from tofe_export.errors import InputError
+
+    if path is None:
+        return None
+    try:
+        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: expected a text file with one class name per line: {error}") from error

@@ -1,0 +1,168 @@
+"""`tofe-export inspect [BUNDLE]`: what a bundle holds and what each variant costs, before anything runs.
+
+MACs come in two accounts (`budget.py`): *executed* is what the graph really runs and what a profiler must
+agree with, so people see it first, with its share of the dense model; *paper* is what a budget means. The
+stage table appears when variants are picked; JSON always holds it. The files are compared with their hashes
+last, so that a damaged bundle is described before it is refused.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from tofe_export.cli import bundles, console, options
+from tofe_export.errors import BundleError
+
+if TYPE_CHECKING:
+    from tofe_export.budget import StageRow
+    from tofe_export.bundle import Bundle
+    from tofe_export.manifest import Manifest, Variant
+
+Facts = dict[str, Any]
+
+
+@click.command("inspect", short_help="What a bundle holds and costs.")
+@options.bundle
+@options.variant_filters
+@options.json_target
+@options.quiet
+def command(bundle: Path, json_target: str | None, **filters: Any) -> None:  # noqa: ANN401 - options.variant_filters
+    """Print model, preprocessing, reference, and per variant tokens, MACs and files of BUNDLE.
+
+    Executed MACs come first, the paper's account (which budgets use) second. Pick a variant to see its
+    stages.
+    """
+    opened = bundles.open_bundle(bundle)
+    chosen = bundles.variants_of(opened, filters)
+    facts = {variant.name: variant_facts(opened, variant) for variant in chosen}
+    console.say(overview(opened.manifest))
+    console.say(variants_table(facts))
+    if any(filters.values()):
+        for variant in chosen:
+            console.say(f"\n{variant.name}\n{stage_table(stage_rows(opened.manifest, variant))}")
+    console.emit(
+        {
+            "bundle": str(bundle),
+            **{key: value for key, value in opened.manifest.to_json().items() if key != "variants"},
+            "variants": list(facts.values()),
+        },
+        json_target,
+    )
+    opened.check(chosen)
+
+
+def overview(manifest: Manifest) -> str:
+    """The facts that hold for all variants, one per line."""
+    model, pre, reference = manifest.model, manifest.preprocessing, manifest.reference
+    blocks = ", ".join(map(str, model.locations))
+    lines = {
+        "model": f"{model.backbone}, {'trained' if model.trained else 'NOT TRAINED'}",
+        "modules": f"selector {model.selector}, approximator {model.approximator}, "
+        f"{'with' if model.reuse else 'without'} reuse, selections before blocks {blocks}",
+        "tokens": f"{model.tokens} ({model.grid[0]} x {model.grid[1]}) and {model.prefix} prefix",
+        "output": f"{model.output}" + (f", {model.num_classes} classes" if model.output == "logits" else ""),
+        "input": f"{pre.size[0]} x {pre.size[1]}, crop {pre.crop:g} ({pre.crop_mode}), {pre.interpolation}",
+        "mean, std": f"{_numbers(pre.mean)}; {_numbers(pre.std)}",
+        "dense": f"{dense_gmacs(manifest):.2f} GMACs",
+        "reference": f"{reference.count} images ({reference.source})",
+        "weights": ", ".join(f"{file.file} ({size(file.bytes)})" for file in manifest.weights) or "none",
+        "made": f"{manifest.created} by tofe-export {manifest.tool_version}",
+    }
+    return "\n".join(f"{key:<11}{value}" for key, value in lines.items()) + "\n"
+
+
+def variant_facts(bundle: Bundle, variant: Variant) -> Facts:
+    """One variant's manifest entry, its stages, share of dense, and bytes of its graph (None: gone)."""
+    manifest = bundle.manifest
+    entry: Facts = next(v for v in manifest.to_json()["variants"] if v["name"] == variant.name)
+    graph = bundle.file(variant.file)
+    return entry | {
+        "share_of_dense": variant.gmacs_executed / dense_gmacs(manifest),
+        "stages": [vars(row) for row in stage_rows(manifest, variant)],
+        "graph_bytes": graph.stat().st_size if graph.is_file() else None,
+    }
+
+
+def variants_table(facts: dict[str, Facts]) -> str:
+    """One line per variant: what it runs, beside the dense model and in the paper's account."""
+    rows = []
+    for name, fact in facts.items():
+        tokens = [row["tokens"] for row in fact["stages"] if row["tokens"] is not None]
+        keep = "all" if fact["keep"] is None else "/".join(map(str, fact["keep"]))
+        if fact["lowering"] == "adaptive":
+            keep = f"about {keep}"
+        rows.append(
+            (
+                name,
+                f"{fact['gmacs_executed']:.2f}",
+                f"{fact['share_of_dense']:.0%}",
+                f"{fact['gmacs']:.2f}",
+                keep,
+                "/".join(map(str, dict.fromkeys(tokens) if fact["keep"] is None else tokens)),
+                fact["source"],
+                "missing" if fact["graph_bytes"] is None else size(fact["graph_bytes"]),
+                ", ".join(fact["targets"]),
+            )
+        )
+    headers = (
+        "variant",
+        "GMACs run",
+        "of dense",
+        "paper's",
+        "keep",
+        "tokens",
+        "counts from",
+        "graph",
+        "TensorRT",
+    )
+    return console.table(headers, rows, right=(1, 2, 3))
+
+
+def stage_rows(manifest: Manifest, variant: Variant) -> list[StageRow]:
+    """Stem, stages, head and total of one variant. Raises `BundleError` for counts that fit no such model."""
+    from tofe_export.budget import describe
+
+    try:
+        return describe(manifest.cost, variant.keep or (), variant.lowering, manifest.model.output)
+    except ValueError as error:
+        raise BundleError(f"manifest.json, variant {variant.name}: {error}. Export again") from error
+
+
+def stage_table(rows: list[StageRow]) -> str:
+    """The plan of a variant in GMACs per image, executed first."""
+    return console.table(
+        ("stage", "blocks", "tokens", "kept", "of all", "GMACs run", "paper's"),
+        [
+            (
+                row.name,
+                row.blocks,
+                "" if row.tokens is None else row.tokens,
+                "" if row.keep is None else row.keep,
+                "" if row.share is None else f"{row.share:.0%}",
+                f"{row.executed / 1e9:.3f}",
+                f"{row.macs / 1e9:.3f}",
+            )
+            for row in rows
+        ],
+        right=(2, 3, 4, 5, 6),
+    )
+
+
+def dense_gmacs(manifest: Manifest) -> float:
+    """GMACs of the model without token reduction."""
+    from tofe_export.budget import dense_macs, gmacs
+
+    return gmacs(dense_macs(manifest.cost))
+
+
+def size(count: int) -> str:
+    """Bytes as people read them: 1.2 MB."""
+    power = min((len(str(count)) - 1) // 3, 3)
+    return f"{count / 1000**power:.3g} {('B', 'kB', 'MB', 'GB')[power]}"
+
+
+def _numbers(values: tuple[float, ...]) -> str:
+    return " ".join(f"{value:g}" for value in values)
