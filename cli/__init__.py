@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from tofe_export import __version__, errors
-from tofe_export.cli import console, init, inspect, onnx, options, predict, verify
+from tofe_export.cli import console, init, inspect, lint, onnx, options, predict, verify
 
 
 class Program(click.Group):
@@ -60,5 +60,6 @@ def main() -> None:
 main.add_command(init.command)
 main.add_command(onnx.command)
 main.add_command(verify.command)
+main.add_command(lint.command)
 main.add_command(predict.command)
 main.add_command(inspect.command)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tofe_export.cli import console, host, options
+from tofe_export.errors import UsageError, VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -77,7 +78,6 @@ def command(
     weights file, and PyTorch's answers on reference images for `tofe-export verify`.
     """
     host.require_export()
-    from tofe_export.errors import UsageError
     from tofe_export.graph.export import export, pictures_from
     from tofe_export.graph.request import Request, variants
 
@@ -104,6 +104,23 @@ def command(
         bundle = export(checkpoint, request, out, pictures, force=force, say=bar.show)
     console.say(summary(bundle, [variant.name for variant in planned]))
     console.emit(bundle.manifest.to_json(), json_target)
+    lint_targets(bundle, [variant.name for variant in planned])
+
+
+def lint_targets(bundle: Bundle, names: list[str]) -> None:
+    """Check what was written against the TensorRT versions that it is meant for. Raises VerdictFailed."""
+    from tofe_export.cli import lint
+    from tofe_export.lint.report import details
+
+    made = [variant for variant in bundle.manifest.variants if variant.name in names]
+    checked = lint.check(lint.graphs_of(bundle, made, ()))
+    for one in checked:
+        if text := details(one):
+            console.note(f"\n{text}")
+    if bad := [one.name for one in checked if not one.clean]:
+        raise VerdictFailed(f"lint: errors in {', '.join(bad)}, for the TensorRT versions named above")
+    versions = sorted({target for variant in made for target in variant.targets}, key=float)
+    console.note(f"lint: no errors for TensorRT {', '.join(versions) or '(meant for none)'}")
 
 
 def plan_text(checkpoint: Checkpoint, planned: list[Planned]) -> str:

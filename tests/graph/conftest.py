@@ -7,8 +7,11 @@ that is lost, doubled or put in a wrong place shows in its output.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -50,15 +53,13 @@ class Recipe:
 
 RECIPES = {
     "deit": Recipe(),
-    "tokens": Recipe(
-        structure={"approximator": "identity", "locations": (1, 3)}, output="tokens", keep=(9, 4)
-    ),
     "registers": Recipe(
         "vit_small_patch14_reg4_dinov2",
-        {"img_size": (56, 84), "num_classes": 0},
+        {"img_size": (56, 84)},
         {"approximator": "depthwise"},
+        output="tokens",
     ),
-    "siglip": Recipe("vit_base_patch16_siglip_224", structure={"approximator": "block"}),
+    "siglip": Recipe("vit_base_patch16_siglip_224", {"num_classes": 0}, {"approximator": "block"}),
     "lvvit": Recipe("lvvit_s", structure={"selector": "dynamicvit"}),
     "no-reuse": Recipe(structure={"selector": "dynamicvit", "reuse": False}, output="tokens", keep=(9, 9, 4)),
     "four-tied": Recipe(
@@ -87,13 +88,33 @@ def build(recipe: Recipe) -> ToFe:
     return model
 
 
+@contextlib.contextmanager
+def _listening(heard: list[str]) -> Iterator[None]:
+    """Note every warning that is logged; keep torch's own records, thousands per trace, from pytest."""
+    handler, root, chatter = (
+        logging.Handler(logging.WARNING),
+        logging.getLogger(),
+        logging.getLogger("torch.__trace"),
+    )
+    handler.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
+    root.addHandler(handler)
+    chatter.propagate = False
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        chatter.propagate = True
+
+
 class Traced:
     """A traced tiny model with PyTorch's answers on four images."""
 
     def __init__(self, recipe: Recipe, folder: Path) -> None:
         self.recipe, self.folder, self.keep = recipe, folder, recipe.keep
         self.model = build(recipe)
-        self.template = trace(self.model, folder, recipe.output)
+        self.warnings: list[str] = []
+        with _listening(self.warnings):
+            self.template = trace(self.model, folder, recipe.output)
         generator = torch.Generator().manual_seed(1)
         self.images = torch.randn(4, 3, *self.model.backbone.image_size, generator=generator).numpy()
 
@@ -101,12 +122,14 @@ class Traced:
     def tokens(self) -> int:
         return self.model.backbone.tokens
 
-    def static(self, keep: Sequence[int] | None = None) -> Answers:
+    @functools.cache  # noqa: B019 - cases live as long as the session
+    def static(self, keep: tuple[int, ...] | None = None) -> Answers:
         return static_answers(self.model, self.images, keep or self.keep, self.recipe.output, lambda n: None)
 
     def adaptive(self, thresholds: Sequence[float]) -> Answers:
         return adaptive_answers(self.model, self.images, thresholds, self.recipe.output, lambda n: None)
 
+    @functools.cache  # noqa: B019 - as above
     def dense(self) -> Answers:
         return dense_answers(self.model, self.images, self.recipe.output, lambda n: None)
 
@@ -122,8 +145,10 @@ class Traced:
             found.append(float(middle[at] + middle[at + 1]) / 2)
         return tuple(found)
 
-    def forced(self, masks: npt.NDArray[np.bool_]) -> Array:
-        """PyTorch's output under forced sets, masks (n, S, N) in spatial ids."""
+    @cached_property
+    def forced(self) -> Array:
+        """PyTorch's output under `random_sets`."""
+        masks = self.random_sets
         relative = [torch.from_numpy(masks[:, 0])]
         for before, mask in itertools.pairwise(masks.transpose(1, 0, 2)):
             survivors = (
@@ -136,11 +161,12 @@ class Traced:
             output = self.model(torch.from_numpy(self.images), ForcedFreezer(relative), self.recipe.output)
         return cast(Array, output.numpy())
 
-    def random_sets(self, keep: Sequence[int]) -> npt.NDArray[np.bool_]:
+    @cached_property
+    def random_sets(self) -> npt.NDArray[np.bool_]:
         """Masks (n, S, N) that the model could have chosen."""
         random = np.random.RandomState(3)
-        masks = np.zeros((len(self.images), len(keep), self.tokens), np.bool_)
-        for image, (stage, count) in itertools.product(range(len(self.images)), enumerate(keep)):
+        masks = np.zeros((len(self.images), len(self.keep), self.tokens), np.bool_)
+        for image, (stage, count) in itertools.product(range(len(self.images)), enumerate(self.keep)):
             pool = np.arange(self.tokens)
             if stage and not self.model.structure.reuse:
                 pool = np.flatnonzero(masks[image, stage - 1])

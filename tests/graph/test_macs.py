@@ -15,7 +15,7 @@ from tofe_export.graph.macs import count_macs
 
 Traced = Callable[[str], Any]  # by the name of a recipe in conftest.py
 
-NAMES = ("deit", "tokens", "registers", "siglip", "lvvit", "no-reuse", "four-tied")
+NAMES = ("deit", "registers", "siglip", "lvvit", "no-reuse", "four-tied")
 
 
 def folded(cost: Cost, keep: tuple[int, ...]) -> int:

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-import torch
 
 from tofe_export.errors import WriteError
-from tofe_export.graph.trace import module_path, trace
+from tofe_export.graph.trace import module_path
 
 Traced = Callable[[str], Any]  # by the name of a recipe in conftest.py
 
@@ -57,16 +56,42 @@ def test_nodes_carry_their_modules_path(traced: Traced) -> None:
     assert "blocks.0.norm1/LayerNormalization" in names
     assert sum(name.startswith("blocks.2.attn") for name in names) > 5
     assert not [name for name in names if name.startswith(("model", "backbone", "vit", "node_"))]
+    outside = {name.partition("_")[0] for name in names if "/" not in name}
+    assert outside == {"Pad", "Add", "Slice", "Shape", "Freeze", "Thaw", "Gather"}  # embedding, stages, head
+
+
+@slow
+@pytest.mark.parametrize("name", ["deit", "lvvit"])
+def test_selectors_are_found_by_name(name: str, traced: Traced) -> None:
+    """Precision holds them in float32 by name: everything between the patches and the scores."""
+    graph = traced(name).template.model.graph
+    makers = {output: node for node in graph.node for output in node.output}
+    for stage, freeze in enumerate(node for node in graph.node if node.op_type == "Freeze"):
+        found, todo = set(), [freeze.input[1]]
+        while todo:
+            node = makers.get(todo.pop())
+            if node is None or node.op_type == "Slice":
+                continue
+            found.add(node.name)
+            todo += [tensor for tensor in node.input if tensor != freeze.input[0]]
+        assert len(found) > 10
+        assert [name for name in found if not name.startswith(f"selectors.{stage}")] == []
 
 
 @slow
 @pytest.mark.parametrize(
     ("name", "freezes", "thaws", "restores"),
-    [("deit", 3, 2, 0), ("tokens", 2, 2, 1), ("no-reuse", 3, 3, 1), ("four-tied", 4, 3, 0)],
+    [("deit", 3, 2, 0), ("registers", 3, 3, 1), ("no-reuse", 3, 3, 1), ("four-tied", 4, 3, 0)],
 )
 def test_stages(name: str, freezes: int, thaws: int, restores: int, traced: Traced) -> None:
     ops = Counter(n.op_type for n in traced(name).template.model.graph.node if n.domain == "tofe")
     assert ops == Counter({"Freeze": freezes, "Thaw": thaws, "Restore": restores})
+
+
+@slow
+@pytest.mark.parametrize("name", ["deit", "siglip"])
+def test_the_exporters_chatter_stays_away_from_people(name: str, traced: Traced) -> None:
+    assert traced(name).warnings == []
 
 
 @slow
@@ -104,7 +129,7 @@ def test_weights_are_the_models(traced: Traced) -> None:
 @pytest.mark.parametrize("name", ["deit", "registers", "siglip", "lvvit", "no-reuse", "four-tied"])
 def test_nothing_computes_shapes_once_bound(name: str, traced: Traced) -> None:
     ops = {node.op_type for node in traced(name).bind("scatter", None).graph.node}
-    assert not ops & {"Shape", "Expand", "Gather", "Range", "ConstantOfShape", "Unsqueeze", "Where"}
+    assert not ops & {"Shape", "Expand", "Range", "ConstantOfShape", "Unsqueeze", "Where"}
 
 
 @slow
@@ -116,12 +141,3 @@ def test_attention_is_written_the_way_tensorrt_fuses(traced: Traced) -> None:
     everywhere = Counter(n.op_type for n in nodes)
     assert everywhere["LayerNormalization"] == 4 * 2 + 1 + 3  # blocks, final norm, selectors
     assert "Gelu" not in everywhere
-
-
-@slow
-def test_tracing_again_gives_the_same_weights(traced: Traced, tmp_path: Path) -> None:
-    case = traced("deit")
-    again = trace(case.model, tmp_path, "head")
-    assert again.weights_sha256 == case.template.weights_sha256
-    assert again.model.SerializeToString() == case.template.model.SerializeToString()
-    assert torch.is_grad_enabled()

@@ -1,8 +1,8 @@
 """Small models whose weights are drawn so that scores, attention and logits really vary.
 
-A fresh initialisation (0.02 everywhere, LayerScale 1e-5, approximators that are the identity) makes almost any
-forward look right. Here every linear layer has a standard deviation of fan_in ** -0.5, LayerScale is about 0.5,
-batch norms have statistics, and no approximator is the identity unless it has no weights.
+A fresh initialisation (0.02 everywhere, LayerScale 1e-5, approximators that are the identity) makes almost
+any forward look right. Here every linear layer has a standard deviation of fan_in ** -0.5, LayerScale is
+about 0.5, batch norms have statistics, and no approximator is the identity unless it has no weights.
 """
 
 from __future__ import annotations
@@ -64,9 +64,9 @@ def draw() -> Callable[..., None]:
 
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., ToFe]:
-    """A small ToFe in evaluation mode: `make_model(name, arguments, locations=(1, 2, 3), seed=0, **structure)`.
+    """A small ToFe in evaluation mode: `make_model(name, arguments, locations, seed, **structure)`.
 
-    16 patch tokens of width 48 unless `arguments` say otherwise, ten classes unless the name brings a headless model.
+    16 patch tokens of width 48 and ten classes, unless `arguments` say otherwise.
     """
 
     def make(
@@ -96,10 +96,11 @@ def make_images() -> Callable[..., Tensor]:
 
 
 @pytest.fixture(scope="session")
-def difference() -> Callable[[Tensor, Tensor], float]:
+def difference() -> Callable[..., float]:
     """Largest difference of two tensors, relative to the range of the second: parity's measure."""
 
     def measure(found: Tensor, expected: Tensor) -> float:
+        found, expected = found.detach(), expected.detach()
         assert found.shape == expected.shape
         span = float(expected.max() - expected.min())
         assert span > 0.1, "the expected tensor hardly varies: this comparison would prove nothing"

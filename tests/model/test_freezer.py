@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 import torch
@@ -15,6 +14,8 @@ from tofe_export.model.references import thresholds_on
 from tofe_export.model.tofe import ToFe
 
 MakeModel = Callable[..., ToFe]
+MakeImages = Callable[..., Tensor]
+Difference = Callable[..., float]
 INF = float("inf")
 
 
@@ -26,7 +27,7 @@ def tokens(scores: Tensor, prefix: int = 1) -> Tensor:
 
 
 def kept_by(freezer: Freezer, scores: Tensor, prefix: int = 1) -> list[list[float]]:
-    return freezer.freeze(tokens(scores, prefix), scores, 0).kept[:, prefix:, 0].tolist()  # type: ignore[no-any-return]
+    return freezer.freeze(tokens(scores, prefix), scores, 0).kept[:, prefix:, 0].tolist()
 
 
 def test_static_keeps_the_best_of_every_image() -> None:
@@ -41,7 +42,7 @@ def test_equal_scores_keep_the_lowest_index() -> None:
     assert kept_by(StaticFreezer([1500]), many) == [list(range(1500))]
 
 
-def test_equal_scores_give_the_same_sets_in_a_model(make_model: MakeModel, make_images: Any) -> None:
+def test_equal_scores_give_the_same_sets_in_a_model(make_model: MakeModel, make_images: MakeImages) -> None:
     model, records = make_model(), list[StageRecord]()
     for selector in model.selectors:
         selector.fc3.weight.zero_()  # type: ignore[operator, union-attr]
@@ -97,7 +98,9 @@ def test_forced_sets_of_different_sizes_are_refused() -> None:
         kept_by(ForcedFreezer([masks]), torch.zeros(2, 2))
 
 
-def test_forcing_the_models_own_sets_changes_nothing(make_model: MakeModel, make_images: Any, difference: Any) -> None:
+def test_forcing_the_models_own_sets_changes_nothing(
+    make_model: MakeModel, make_images: MakeImages, difference: Difference
+) -> None:
     model, records = make_model(), list[StageRecord]()
     images = make_images(model)
     expected = model(images, StaticFreezer((9, 6, 3)), record=records)
@@ -108,7 +111,7 @@ def test_forcing_the_models_own_sets_changes_nothing(make_model: MakeModel, make
 
 
 @pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
-def test_thresholds_meet_the_mean_counts(reuse: bool, make_model: MakeModel, make_images: Any) -> None:
+def test_thresholds_meet_the_mean_counts(reuse: bool, make_model: MakeModel, make_images: MakeImages) -> None:
     model, keep, count = make_model(reuse=reuse), (9, 6, 3), 12
     images = make_images(model, count)
     thresholds = thresholds_on(model, images.numpy(), keep, lambda _: None)
@@ -124,7 +127,7 @@ def test_thresholds_meet_the_mean_counts(reuse: bool, make_model: MakeModel, mak
     assert torch.equal(counts.sum(dim=0) - forced, count * torch.tensor(keep, dtype=torch.float32))
 
 
-def test_thresholds_that_keep_everything(make_model: MakeModel, make_images: Any) -> None:
+def test_thresholds_that_keep_everything(make_model: MakeModel, make_images: MakeImages) -> None:
     model = make_model()
     images = make_images(model, 3)
     thresholds = thresholds_on(model, images.numpy(), (16, 16, 16), lambda _: None)

@@ -1,4 +1,4 @@
-"""LV-ViT against a second, plain implementation from its published description, in functions on a state dict."""
+"""LV-ViT against a second, plain implementation of its published description, on a state dict."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from torch.nn import functional
 from tofe_export.errors import CheckpointError, UnsupportedModel
 from tofe_export.model.backbone import create_backbone
 
+Difference = Callable[..., float]
+
 SMALL = {"img_size": 64, "depth": 4, "embed_dim": 48, "num_heads": 3, "num_classes": 10}
 
 
 def published_lv_vit(w: Mapping[str, Tensor], images: Tensor, depth: int, heads: int) -> Tensor:
-    """Evaluation logits of LV-ViT (arXiv 2104.10858): conv stem, blocks with skip_lam 2, CLS plus auxiliary head."""
+    """Evaluation logits of LV-ViT (arXiv 2104.10858): conv stem, skip_lam 2, CLS plus auxiliary head."""
 
     def linear(name: str, x: Tensor) -> Tensor:
         return functional.linear(x, w[f"{name}.weight"], w.get(f"{name}.bias"))
@@ -50,7 +52,7 @@ def published_lv_vit(w: Mapping[str, Tensor], images: Tensor, depth: int, heads:
 @pytest.mark.parametrize("size", [64, [48, 80]])
 @pytest.mark.parametrize("name", ["lvvit_s", "lvvit_m"])
 def test_equals_the_published_architecture(
-    name: str, size: int | list[int], draw: Callable[..., None], difference: Any
+    name: str, size: int | list[int], draw: Callable[..., None], difference: Difference
 ) -> None:
     backbone = create_backbone(name, SMALL | {"img_size": size}).eval()
     draw(backbone)
@@ -77,15 +79,30 @@ def test_full_size(name: str, millions: float, width: int, depth: int, crop: flo
 
 
 def test_state_dict_has_the_official_keys() -> None:
-    found = {key for key in create_backbone("lvvit_s", SMALL).vit.state_dict() if not key.startswith("blocks.")}
+    found = {
+        key for key in create_backbone("lvvit_s", SMALL).vit.state_dict() if not key.startswith("blocks.")
+    }
     statistics = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
-    expected = {"cls_token", "pos_embed", "norm.weight", "norm.bias", "patch_embed.proj.weight", "patch_embed.proj.bias"}
+    expected = {
+        "cls_token",
+        "pos_embed",
+        "norm.weight",
+        "norm.bias",
+        "patch_embed.proj.weight",
+        "patch_embed.proj.bias",
+    }
     expected |= {f"{head}.{part}" for head in ("head", "aux_head") for part in ("weight", "bias")}
     for i in (1, 2, 3):
         expected |= {f"patch_embed.conv{i}.weight"} | {f"patch_embed.bn{i}.{part}" for part in statistics}
     assert found == expected
-    block = {key[9:] for key in create_backbone("lvvit_s", SMALL).vit.state_dict() if key.startswith("blocks.0.")}
-    parts = {f"{layer}.{part}" for layer in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2") for part in ("weight", "bias")}
+    block = {
+        key[9:] for key in create_backbone("lvvit_s", SMALL).vit.state_dict() if key.startswith("blocks.0.")
+    }
+    parts = {
+        f"{layer}.{part}"
+        for layer in ("norm1", "norm2", "attn.proj", "mlp.fc1", "mlp.fc2")
+        for part in ("weight", "bias")
+    }
     assert block == parts | {"attn.qkv.weight"}
 
 
@@ -98,7 +115,12 @@ def test_position_embedding_is_resampled(draw: Callable[..., None]) -> None:
     assert found.shape == (1, 17, 48)
     assert torch.equal(found[:, 0], state["pos_embed"][:, 0])  # the CLS token's position stays as it is
     assert found.std() > 0.1
-    with pytest.raises(CheckpointError, match=r"the weights do not fit lvvit_s; missing: pos_embed"):
+    for count in (0, 16, 18):
+        with pytest.raises(
+            CheckpointError, match=f"{count} positions are not those of a CLS token and a square"
+        ):
+            small.load_weights(state | {"pos_embed": torch.zeros(1, count, 48)})
+    with pytest.raises(CheckpointError, match="the weights do not fit lvvit_s; missing: pos_embed"):
         small.load_weights({key: value for key, value in state.items() if key != "pos_embed"})
 
 

@@ -19,6 +19,8 @@ from tofe_export.model.lv_vit import LvBlock
 from tofe_export.model.tofe import ToFe
 
 MakeModel = Callable[..., ToFe]
+MakeImages = Callable[..., Tensor]
+Difference = Callable[..., float]
 KEEP = (9, 6, 3)
 
 
@@ -37,12 +39,12 @@ def masked_attention(attention: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa
 
 
 def masked_block(block: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - a block of either kind
-    if isinstance(block, LvBlock):
-        x = x + masked_attention(block.attn, block.norm1(x), mask) / 2
-        return x + block.mlp(block.norm2(x)) / 2
-    x = x + block.ls1(masked_attention(block.attn, block.norm1(x), mask))
-    mixed: Tensor = x + block.ls2(block.mlp(block.norm2(x)))
-    return mixed
+    lv_vit = isinstance(block, LvBlock)
+    mixed = masked_attention(block.attn, block.norm1(x), mask)
+    x = x + (mixed / 2 if lv_vit else block.ls1(mixed))
+    mixed = block.mlp(block.norm2(x))
+    x = x + (mixed / 2 if lv_vit else block.ls2(mixed))
+    return x
 
 
 def masked_head(model: ToFe, x: Tensor, mask: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ MODELS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
 @pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
 @pytest.mark.parametrize("case", MODELS)
 def test_gathered_equals_masked(
-    case: str, reuse: bool, make_model: MakeModel, make_images: Any, difference: Any
+    case: str, reuse: bool, make_model: MakeModel, make_images: MakeImages, difference: Difference
 ) -> None:
     name, arguments, locations = MODELS[case]
     model = make_model(name, arguments, locations, reuse=reuse)
@@ -119,7 +121,12 @@ def test_gathered_equals_masked(
 @pytest.mark.parametrize("approximator", ["bottleneck", "identity", "depthwise", "block"])
 @pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
 def test_every_structure(
-    name: str, approximator: str, selector: str, make_model: MakeModel, make_images: Any, difference: Any
+    name: str,
+    approximator: str,
+    selector: str,
+    make_model: MakeModel,
+    make_images: MakeImages,
+    difference: Difference,
 ) -> None:
     model = make_model(name, selector=selector, approximator=approximator)
     images = make_images(model, 3)
@@ -127,19 +134,19 @@ def test_every_structure(
     assert difference(model(images, StaticFreezer(KEEP)), expected) <= 1e-5
 
 
-def test_approximators_matter(make_model: MakeModel, make_images: Any, difference: Any) -> None:
+def test_approximators_matter(make_model: MakeModel, make_images: MakeImages, difference: Difference) -> None:
     """Negative case: the comparisons above would notice a forward that forgets Approx(X)."""
     model = make_model()
     images = make_images(model, 3)
     expected, _ = masked_forward(model, images, KEEP)
     for approximator in model.approximators:
-        nn.init.zeros_(approximator.fc2.weight)  # type: ignore[arg-type]
-        nn.init.zeros_(approximator.fc2.bias)  # type: ignore[arg-type]
+        for parameter in approximator.parameters():
+            nn.init.zeros_(parameter)
     assert difference(model(images, StaticFreezer(KEEP)), expected) > 1e-3
 
 
 def test_a_maximum_over_all_patches_would_be_noticed(
-    make_model: MakeModel, make_images: Any, difference: Any
+    make_model: MakeModel, make_images: MakeImages, difference: Difference
 ) -> None:
     """Negative case: LV-ViT's auxiliary maximum over frozen tokens too is another answer."""
     model = make_model("lvvit_s")

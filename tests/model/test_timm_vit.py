@@ -15,14 +15,22 @@ from tofe_export.model.backbone import create_backbone
 from tofe_export.model.freezer import StaticFreezer
 from tofe_export.model.tofe import Structure, ToFe
 
-SMALL = {"img_size": 64, "depth": 4, "embed_dim": 48, "num_heads": 3}
+Difference = Callable[..., float]
+
+SMALL: dict[str, Any] = {"img_size": 64, "depth": 4, "embed_dim": 48, "num_heads": 3}
 LOGITS = SMALL | {"num_classes": 10}
 # name: arguments, P, N, output
 FAMILIES: dict[str, tuple[str, dict[str, Any], int, int, str]] = {
     "deit": ("deit_tiny_patch16_224", LOGITS, 1, 16, "logits"),
     "deit, non-square": ("deit_tiny_patch16_224", LOGITS | {"img_size": [48, 80]}, 1, 15, "logits"),
     "deit, average": ("deit_tiny_patch16_224", LOGITS | {"global_pool": "avg"}, 1, 16, "logits"),
-    "deit, average and maximum": ("deit_tiny_patch16_224", LOGITS | {"global_pool": "avgmax"}, 1, 16, "logits"),
+    "deit, average and maximum": (
+        "deit_tiny_patch16_224",
+        LOGITS | {"global_pool": "avgmax"},
+        1,
+        16,
+        "logits",
+    ),
     "deit, headless": ("deit_tiny_patch16_224", SMALL | {"num_classes": 0}, 1, 16, "features"),
     "distilled": ("deit_tiny_distilled_patch16_224", LOGITS, 2, 16, "logits"),
     "deit iii": ("deit3_small_patch16_224", LOGITS, 1, 16, "logits"),
@@ -34,21 +42,35 @@ FAMILIES: dict[str, tuple[str, dict[str, Any], int, int, str]] = {
     "map, registers": ("vit_so150m_patch16_reg4_map_256", LOGITS, 4, 16, "logits"),
     "clip": ("vit_base_patch16_clip_quickgelu_224", LOGITS, 1, 16, "logits"),
     "norm after the residual": ("vit_base_patch16_rpn_224", LOGITS | {"class_token": False}, 0, 16, "logits"),
-    "narrow heads": ("test_vit", {"num_classes": 10, "depth": 4}, 1, 100, "logits"),
+    "made for changing sizes": (
+        "vit_intern300m_patch14_448",
+        LOGITS | {"img_size": 56, "dynamic_img_size": False},
+        1,
+        16,
+        "logits",
+    ),
+    "swiglu, no positions at the class token": (
+        "aimv2_large_patch14_224",
+        SMALL | {"img_size": 56},
+        0,
+        16,
+        "features",
+    ),
+    "scaled attention": ("beit3_base_patch16_224", LOGITS, 1, 16, "logits"),
     "qk norm": ("deit_tiny_patch16_224", LOGITS | {"qk_norm": True}, 1, 16, "logits"),
 }
 families = pytest.mark.parametrize("family", FAMILIES)
 
 
 @families
-def test_backbone_equals_timm(family: str, draw: Callable[..., None], difference: Any) -> None:
+def test_backbone_equals_timm(family: str, draw: Callable[..., None], difference: Difference) -> None:
     name, arguments, prefix, tokens, output = FAMILIES[family]
     backbone = create_backbone(name, arguments).eval()
     draw(backbone)
     assert (backbone.prefix, backbone.tokens, backbone.output) == (prefix, tokens, output)
     assert all(isinstance(block.attn, ManualAttention) for block in backbone.blocks)
 
-    plain = timm.create_model(name, **arguments).eval()
+    plain: Any = timm.create_model(name, **arguments).eval()
     plain.load_state_dict(backbone.vit.state_dict())
     assert not any(isinstance(module, ManualAttention) for module in plain.modules())
     images = torch.randn(3, 3, *backbone.image_size, generator=torch.Generator().manual_seed(0))
@@ -67,12 +89,12 @@ def test_backbone_equals_timm(family: str, draw: Callable[..., None], difference
 def test_timm_runs_its_own_attention_there() -> None:
     """The comparison above is with the fused operator, which our forward never uses."""
     backbone = create_backbone("deit_tiny_patch16_224", LOGITS).eval()
-    plain = timm.create_model("deit_tiny_patch16_224", **LOGITS).eval()
+    plain: Any = timm.create_model("deit_tiny_patch16_224", **LOGITS).eval()
     assert plain.blocks[0].attn.fused_attn
     fused = torch.nn.functional.scaled_dot_product_attention
     calls: list[int] = []
 
-    def counting(*tensors: Tensor, **options: Any) -> Tensor:  # noqa: ANN401 - passed through
+    def counting(*tensors: Any, **options: Any) -> Tensor:  # noqa: ANN401 - passed through
         calls.append(1)
         return fused(*tensors, **options)
 

@@ -1,4 +1,4 @@
-"""What every forward must obey, whatever the weights: permutation, K = N, index 0 keeps, recovery, ids, tokens."""
+"""What every forward must obey: permutation, K = N, index 0 keeps, recovery, ids, tokens."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from tofe_export.model.freezer import Split, StageRecord, StaticFreezer
 from tofe_export.model.tofe import Structure, ToFe
 
 MakeModel = Callable[..., ToFe]
+MakeImages = Callable[..., Tensor]
+Difference = Callable[..., float]
 KEEP = (9, 6, 3)
 TOKENS = 16
 
@@ -36,11 +38,19 @@ class Watching(StaticFreezer):
 @pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "lvvit_s"])
 def test_permuting_patch_tokens_permutes_the_result(
-    name: str, reuse: bool, make_model: MakeModel, make_images: Any, difference: Any, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    reuse: bool,
+    make_model: MakeModel,
+    make_images: MakeImages,
+    difference: Difference,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     model = make_model(name, reuse=reuse)
     images, before, after = make_images(model), list[StageRecord](), list[StageRecord]()
-    logits, tokens = model(images, StaticFreezer(KEEP), record=before), model(images, StaticFreezer(KEEP), "tokens")
+    logits, tokens = (
+        model(images, StaticFreezer(KEEP), record=before),
+        model(images, StaticFreezer(KEEP), "tokens"),
+    )
     permutation = torch.randperm(TOKENS, generator=torch.Generator().manual_seed(3))
     prefix, x = model.backbone.prefix, model.backbone.embed(images)
     shuffled = torch.cat([x[:, :prefix], x[:, prefix:][:, permutation]], dim=1)
@@ -54,7 +64,7 @@ def test_permuting_patch_tokens_permutes_the_result(
 @pytest.mark.parametrize("output", ["head", "tokens"])
 @pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
 def test_keeping_all_tokens_is_the_backbone(
-    output: str, reuse: bool, make_model: MakeModel, make_images: Any, difference: Any
+    output: str, reuse: bool, make_model: MakeModel, make_images: MakeImages, difference: Difference
 ) -> None:
     model = make_model(reuse=reuse)
     images, vit = make_images(model), model.backbone.vit
@@ -62,7 +72,9 @@ def test_keeping_all_tokens_is_the_backbone(
     assert difference(model(images, StaticFreezer([TOKENS] * 3), output), expected) <= 1e-5
 
 
-def test_index_0_means_keep(make_model: MakeModel, make_images: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_0_means_keep(
+    make_model: MakeModel, make_images: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = make_model()
     images = make_images(model, 1)
     selector: Any = model.selectors[0]
@@ -83,7 +95,9 @@ def test_index_0_means_keep(make_model: MakeModel, make_images: Any, monkeypatch
     assert records[3].kept[0, 0] == frozen
 
 
-def test_recovery_comes_before_every_selection_but_the_first(make_model: MakeModel, make_images: Any) -> None:
+def test_recovery_comes_before_every_selection_but_the_first(
+    make_model: MakeModel, make_images: MakeImages
+) -> None:
     model, order = make_model(), list[str]()
     for kind, modules in (("select", model.selectors), ("recover", model.approximators)):
         for i, module in enumerate(modules):
@@ -92,7 +106,7 @@ def test_recovery_comes_before_every_selection_but_the_first(make_model: MakeMod
     assert order == ["select 1", "recover 1", "select 2", "recover 2", "select 3"]
 
 
-def test_recovered_tokens_stand_at_their_old_places(make_model: MakeModel, make_images: Any) -> None:
+def test_recovered_tokens_stand_at_their_old_places(make_model: MakeModel, make_images: MakeImages) -> None:
     model, freezer = make_model(), Watching(KEEP)
     model(make_images(model), freezer)
     for stage in (0, 1):
@@ -102,7 +116,7 @@ def test_recovered_tokens_stand_at_their_old_places(make_model: MakeModel, make_
         torch.testing.assert_close(freezer.entries[stage + 1][rows, frozen], expected)
 
 
-def test_without_reuse_only_survivors_are_selected(make_model: MakeModel, make_images: Any) -> None:
+def test_without_reuse_only_survivors_are_selected(make_model: MakeModel, make_images: MakeImages) -> None:
     model, freezer, records = make_model(reuse=False), Watching(KEEP), list[StageRecord]()
     images = make_images(model)
     model(images, freezer, record=records)
@@ -123,7 +137,9 @@ def test_without_reuse_only_survivors_are_selected(make_model: MakeModel, make_i
 
 
 @pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
-def test_all_tokens_come_out_in_spatial_order(reuse: bool, make_model: MakeModel, make_images: Any) -> None:
+def test_all_tokens_come_out_in_spatial_order(
+    reuse: bool, make_model: MakeModel, make_images: MakeImages
+) -> None:
     model, freezer, records = make_model(reuse=reuse), Watching(KEEP), list[StageRecord]()
     found = model(make_images(model), freezer, "tokens", records)
     assert found.shape == (2, TOKENS, 48)
@@ -135,13 +151,15 @@ def test_all_tokens_come_out_in_spatial_order(reuse: bool, make_model: MakeModel
         for stage in (2,) if reuse else (0, 1, 2):  # with reuse, earlier stages' frozen tokens were recovered
             record, entry = records[stage], freezer.entries[stage][image, 1:]
             kept = set(record.kept[image].tolist())
-            expected |= {i: row for i, row in zip(record.ids[image].tolist(), entry, strict=True) if i not in kept}
+            expected |= {
+                i: row for i, row in zip(record.ids[image].tolist(), entry, strict=True) if i not in kept
+            }
         expected |= dict(zip(records[2].kept[image].tolist(), processed[image, 1:], strict=True))
         rows = torch.stack([expected[i] for i in range(TOKENS)])
         torch.testing.assert_close(found[image], model.backbone.final_norm(rows))
 
 
-def test_a_record_changes_nothing(make_model: MakeModel, make_images: Any) -> None:
+def test_a_record_changes_nothing(make_model: MakeModel, make_images: MakeImages) -> None:
     model = make_model()
     images = make_images(model)
     assert torch.equal(model(images, StaticFreezer(KEEP)), model(images, StaticFreezer(KEEP), record=[]))
@@ -165,7 +183,7 @@ def test_fresh_approximators_are_the_identity() -> None:
     backbone = create_backbone("deit_tiny_patch16_224", {"img_size": 64, "depth": 4, "embed_dim": 48})
     x = torch.randn(2, TOKENS, 48, generator=torch.Generator().manual_seed(0))
     for kind in ("bottleneck", "identity", "depthwise"):
-        model = ToFe(backbone, Structure((1, 2, 3), approximator=kind))  # type: ignore[arg-type]
+        model = ToFe(backbone, Structure((1, 2, 3), approximator=kind))
         assert torch.equal(model.approximators[0](x), x)
     block = ToFe(backbone, Structure((1, 2, 3), approximator="block")).approximators[1]
     torch.testing.assert_close(block(x), backbone.blocks[2](x))

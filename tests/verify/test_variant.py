@@ -26,6 +26,7 @@ FORMS: tuple[dict[str, Any], ...] = (
     {"batch": "batch"},
     {"batch": 3},
     {"batch": 1},
+    {"adaptive": True, "reuse": False},
 )
 
 FAULTS: list[tuple[dict[str, Any], str, str]] = [

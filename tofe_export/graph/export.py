@@ -46,7 +46,7 @@ def pictures_from(folder: Path | None, count: int | None) -> Pictures:
         ImageError: no such folder, no pictures in it, or one that cannot be read.
     """
     if folder is None:
-        return Pictures(builtin_images(count or 8), BUILTIN)
+        return Pictures(builtin_images(count or 8, size=320), BUILTIN)
     paths = sample(find_images(folder), count or 16)
     return Pictures([source_pixels(load_image(path)) for path in paths], folder.resolve().name)
 

@@ -48,11 +48,11 @@ class Rows:
         return emit("Gather", emit.reshape(x, -1, x.shape[2]), index, axis=0)
 
     def gather_ids(self, emit: Emitter, ids: gs.Tensor, patches: gs.Tensor, total: Size) -> gs.Variable:
-        """Entries of ids (B, total) at patches (B, n): (B, n)."""
+        """Entries of ids (or scores) (B, total) at patches (B, n): (B, n)."""
         if self.batch is None:
-            return emit("GatherND", ids, emit.reshape(patches, 0, -1, 1), batch_dims=1, dtype=np.int64)
+            return emit("GatherND", ids, emit.reshape(patches, 0, -1, 1), batch_dims=1, dtype=ids.dtype)
         index = self.index(emit, patches, 0, total)
-        return emit("Gather", emit.reshape(ids, -1), index, axis=0, dtype=np.int64)
+        return emit("Gather", emit.reshape(ids, -1), index, axis=0, dtype=ids.dtype)
 
     def scatter(self, emit: Emitter, base: gs.Tensor, index: gs.Tensor, rows: gs.Tensor) -> gs.Variable:
         """Overwrite rows of base (B, T, D) at `index` (B, n) with `rows` (B, n, D)."""

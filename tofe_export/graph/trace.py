@@ -90,10 +90,10 @@ def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
             custom_translation_table=translations(),
             optimize=True,
         )
-    assert exported is not None  # only the deprecated exporter returns None
-    graph = exported.model
-    optimizer.fold_constants(graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
-    optimizer.remove_unused_nodes(graph)
+        assert exported is not None  # only the deprecated exporter returns None
+        graph = exported.model
+        optimizer.fold_constants(graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
+        optimizer.remove_unused_nodes(graph)
     shape = graph.graph.inputs[0].shape
     assert shape is not None  # images were given
     batch = str(shape[0])
@@ -105,15 +105,17 @@ def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the exporter's progress lines and deprecation notices away from the user's terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _name_nodes(graph: ir.Graph) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tofe_export.errors import CheckpointError, UsageError
 from tofe_export.model.backbone import Backbone, create_backbone
-from tofe_export.model.checkpoint import Checkpoint
+from tofe_export.model.checkpoint import FORMAT, Checkpoint
 from tofe_export.model.tofe import Structure, ToFe
 from tofe_export.model.weights import read_file, refuse_non_finite, state_dict_in
 
@@ -47,7 +47,7 @@ def build_checkpoint(
     chosen = dict(arguments or {})
     if image_size is not None:
         chosen["img_size"] = list(image_size)
-    if num_classes is None and state is not None:
+    if num_classes is None and state is not None and "num_classes" not in chosen:
         num_classes = _classes_in(state)
     if num_classes is not None:
         chosen["num_classes"] = num_classes
@@ -70,10 +70,13 @@ def build_checkpoint(
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    state = state_dict_in(read_file(path), path)
-    refuse_non_finite(state, path)
-    if any(key.startswith("backbone.vit.") for key in state):
+    content = read_file(path)
+    if isinstance(content, Mapping) and (
+        content.get("format") == FORMAT or any(str(key).startswith("backbone.vit.") for key in content)
+    ):
         raise CheckpointError(f"{path} is a ToFe checkpoint already: give it to `tofe-export onnx --ckpt`")
+    state = state_dict_in(content, path)
+    refuse_non_finite(state, path)
     return state
 
 

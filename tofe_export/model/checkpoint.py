@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tofe_export.budget import check_keep
 from tofe_export.errors import CheckpointError, UnsupportedModel, UsageError
 from tofe_export.fields import Fields
 from tofe_export.files import atomic_file, sha256_file
@@ -166,11 +167,17 @@ def _build(meta: Mapping[str, Any]) -> Checkpoint:
             reuse=structure.flag("reuse"),
         ),
     )
+    classes, num_classes = fields.optional("classes", fields.texts), model.backbone.num_classes
+    if classes is not None and len(classes) != num_classes:
+        raise ValueError(f"expected {num_classes} class names, one per output, found {len(classes)}")
+    table = tuple(_row_from_json(row) for row in fields.children("table"))
+    for row in table:
+        check_keep(model.cost(), row.keep)
     return Checkpoint(
         model,
         Preprocessing.from_json(fields.mapping("preprocessing")),
-        fields.optional("classes", fields.texts),
-        tuple(_row_from_json(row) for row in fields.children("table")),
+        classes,
+        table,
         fields.flag("trained"),
         fields.mapping("history"),
     )

@@ -40,17 +40,19 @@ CANDIDATES = (
 def identify(state: Mapping[str, Tensor]) -> list[str]:
     """Names among `CANDIDATES` whose official layout has exactly these keys and shapes."""
     positions = state.get("pos_embed")
-    width = positions.shape[-1] if positions is not None and positions.ndim == 3 else None
-    return [name for name in CANDIDATES if _fits(name, state, width)]
+    if positions is None or positions.ndim != 3:
+        return []
+    return [name for name in CANDIDATES if _fits(name, state, positions.shape[-1])]
 
 
-def _fits(name: str, state: Mapping[str, Tensor], width: int | None) -> bool:
+def _fits(name: str, state: Mapping[str, Tensor], width: int) -> bool:
     bias = state.get("head.bias")
     classes = bias.shape[0] if bias is not None and bias.ndim == 1 else 0
     if not classes and name in LV_VITS:  # always has its heads
         return False
+    unfilled = {} if name in LV_VITS else {"weight_init": "skip"}
     with torch.device("meta"):
-        backbone = create_backbone(name, {"num_classes": classes})
+        backbone = create_backbone(name, {"num_classes": classes} | unfilled)
     if backbone.width != width:
         return False
     try:

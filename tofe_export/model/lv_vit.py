@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isqrt
 from typing import cast
 
 import torch
@@ -18,7 +19,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.layers.mlp import Mlp
 from torch import Tensor, nn
 
-from tofe_export.errors import UnsupportedModel
+from tofe_export.errors import CheckpointError, UnsupportedModel
 from tofe_export.model.attention import ManualAttention
 from tofe_export.model.backbone import Backbone, HeadCost
 from tofe_export.model.weights import load_exactly
@@ -200,6 +201,11 @@ class LvVit(Backbone):
         adapted = dict(state)
         positions = adapted.get("pos_embed")
         if positions is not None and positions.ndim == 3 and positions.shape[1] != 1 + self.tokens:
+            if isqrt(max(positions.shape[1] - 1, 0)) ** 2 != positions.shape[1] - 1:
+                raise CheckpointError(
+                    f"the weights do not fit {self.name}: {positions.shape[1]} positions are not those of a "
+                    "CLS token and a square grid. Check --model"
+                )
             adapted["pos_embed"] = resample_abs_pos_embed(positions, list(self.grid), num_prefix_tokens=1)
         load_exactly(self.vit, adapted, self.name)
 

@@ -9,6 +9,7 @@ written out by hand (`attention.py`).
 from __future__ import annotations
 
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any, cast
 
 import timm
@@ -143,7 +144,7 @@ def _linear_macs(module: nn.Module) -> int:
 
 def _create(name: str, arguments: Mapping[str, Any]) -> VisionTransformer:
     if not timm.is_model(name):
-        close = ", ".join(timm.list_models(f"*{name.split('_')[0]}*")[:8]) or "none"
+        close = ", ".join(get_close_matches(name, timm.list_models(), n=8)) or "none"
         raise UnsupportedModel(
             f"no model is called {name!r}: expected lvvit_s, lvvit_m or a name that timm knows "
             f"(similar ones: {close})"

@@ -13,6 +13,7 @@ Without reuse (the paper's ablation, Table II) frozen tokens are gone: later sta
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -125,7 +126,11 @@ class ToFe(nn.Module):
         return x
 
     def _scores(self, stage: int, patches: Tensor) -> Tensor:
-        with torch.autocast(patches.device.type, enabled=False):
+        """Scores in float32 whatever the surroundings compute in (decision 6)."""
+        device = patches.device.type
+        # Entered only where it matters: the exporter loses the module names of what runs inside.
+        full = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
+        with full:
             return cast(Tensor, self.selectors[stage](patches.float()))
 
     def _recover(self, stage: int, freezer: Freezer, entry: Tensor, x: Tensor, split: Split) -> Tensor:

@@ -73,9 +73,10 @@ def _read_torch(path: Path) -> Any:  # noqa: ANN401 - whatever was saved
     except pickle.UnpicklingError as error:
         raise CheckpointError(_unpickling_reason(path, str(error))) from error
     except (RuntimeError, EOFError, OSError, KeyError, IndexError, UnicodeDecodeError, ValueError) as error:
-        first = str(error).strip().splitlines() or [type(error).__name__]
+        lines = str(error).strip().splitlines() or [type(error).__name__]
+        first = lines[0].partition(". ")[0]
         raise CheckpointError(
-            f"{path} is truncated or not a torch checkpoint ({first[0]}): fetch or copy it again"
+            f"{path} is truncated or not a torch checkpoint ({first}): fetch or copy it again"
         ) from error
 
 
@@ -86,8 +87,9 @@ def _unpickling_reason(path: Path, detail: str) -> str:
             f"{path} holds Python objects besides tensors, and loading them could execute code: refused. "
             "Save the weights alone, torch.save(model.state_dict(), FILE), or as safetensors"
         )
-    first = detail.strip().splitlines()[0] if detail.strip() else "no reason given"
-    return f"{path} is damaged or not a torch checkpoint ({first}): fetch or copy it again"
+    # Torch's own text starts with the advice to load with weights_only=False: the reason stands behind it.
+    reason = (detail.rpartition("WeightsUnpickler error:")[2].strip().splitlines() or ["no reason given"])[0]
+    return f"{path} is damaged or not a torch checkpoint ({reason}): fetch or copy it again"
 
 
 def state_dict_in(content: Any, path: Path) -> dict[str, Tensor]:  # noqa: ANN401 - as read

@@ -8,13 +8,15 @@ So every claim is made where it is sharp:
     limits         how much rounding each precision may show
     compare        two outputs, image by image
     sets           two kept sets, and whether the margin at the cut explains their difference
+    case           what a variant is expected to do: manifest and reference joined
     observe        run a graph and bring what it reports into spatial order
-    replay         run the probe graph along another path of kept sets
+    replay         run the probe along another path of kept sets
+    runs           everything that is run for one variant
     checks         the named checks of one variant
-    diagnose       what and where, for a variant that failed; never turns a fail into a pass
+    diagnose       what went wrong and where (explain_graph, explain_stage, on symptoms and experiments)
     variant        one variant: runs, checks, diagnosis
     preprocessing  the stored source pixels against the stored images
-    run            a whole bundle
+    run            a whole bundle: the entry point, `verify_bundle`
     report         the result for people (text) and machines (JSON)
     accuracy       agreement with labels, which is another question than parity
 """

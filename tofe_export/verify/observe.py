@@ -22,6 +22,8 @@ from tofe_export.verify.compare import Array, Bools
 
 Feeds = dict[str, Array]
 
+PADDING = -1  # fills lists of ids that are shorter than others, as in adaptive graphs
+
 
 @dataclass(frozen=True)
 class Observation:
@@ -89,7 +91,7 @@ def _run(case: Case, session: Session, images: Array, per_image: Feeds, constant
 def _stack(rows: list[Array]) -> Array:
     if len({row.shape for row in rows}) == 1:
         return np.stack(rows)
-    padded = np.full((len(rows), max(len(row) for row in rows)), -1, rows[0].dtype)
+    padded = np.full((len(rows), max(len(row) for row in rows)), PADDING, rows[0].dtype)
     for index, row in enumerate(rows):
         padded[index, : len(row)] = row
     return padded
@@ -112,8 +114,9 @@ def _in_spatial_order(case: Case, found: dict[str, Array]) -> Observation:
             good = (ids >= 0) & (ids < tokens)
             scores[i, s, ids[good]] = values[good]
             scored[i, s, ids[good]] = True
-            valid[i, s] = good.all() and len(np.unique(ids)) == len(ids)
+            present = ids[ids != PADDING] if case.adaptive else ids
+            valid[i, s] = good.sum() == len(present) == len(np.unique(present))
             within = keeps[(keeps >= 0) & (keeps < tokens)]
             kept[i, s, within] = True
-            listed[i, s] = np.count_nonzero(keeps != -1) if case.adaptive else len(keeps)
+            listed[i, s] = np.count_nonzero(keeps != PADDING) if case.adaptive else len(keeps)
     return Observation(found[case.output], scores, scored, kept, listed, valid)

@@ -4,7 +4,12 @@ Blocks, selectors and per-token approximators do not care about the order of pat
 tokens may travel as [prefix, kept, thawed]: one Gather brings a stage's tokens into the order of their
 scores, two Slices part them, one Concat joins them again. The approximator sees the frozen rows alone.
 Where nothing comes back (the last stage) TopK takes only K. Positions after the first stage are relative;
-the spatial ids travel along and are pruned where nobody asks for them.
+the spatial ids travel along.
+
+Of equal scores the lowest spatial id must win, here as in the model and in the scatter lowering, and TopK
+knows only positions. So once tokens have come back in another order, their scores are brought into spatial
+order before they are ranked: by the inverse permutation, which is a TopK over the ids. That costs one more
+TopK and two gathers of N numbers in every stage after the first.
 """
 
 from __future__ import annotations
@@ -45,6 +50,7 @@ class LowerConcatPass(Pass):
         self._ids: gs.Tensor | None = None
         self._frozen_ids: dict[int, gs.Tensor] = {}
         self._orders: dict[int, gs.Tensor] = {}
+        self._thawed = False
 
     def __call__(self, graph: gs.Graph) -> PassResult:
         """Replace every Freeze, Thaw and Restore.
@@ -55,7 +61,7 @@ class LowerConcatPass(Pass):
         """
         if any(node.op == "Conv" and node.name.startswith("approximators.") for node in graph.nodes):
             raise UsageError(NEEDS_SPATIAL_ORDER)
-        self._ids, self._frozen_ids, self._orders = None, {}, {}
+        self._ids, self._frozen_ids, self._orders, self._thawed = None, {}, {}, False
         nodes = template_nodes(graph, FREEZE, THAW, RESTORE)
         lower = {FREEZE: self._freeze, THAW: self._thaw, RESTORE: self._restore}
         for node in nodes:
@@ -76,20 +82,31 @@ class LowerConcatPass(Pass):
             )
         emit = Emitter(graph, f"stage{stage + 1}.freeze")
         scores.name = f"scores_{stage + 1}"
-        _, ranked = emit("TopK", scores, int64(sort), axis=-1, largest=1, sorted=1, count=2)
-        ranked.dtype, ranked.shape = np.int64, [scores.shape[0], sort]
+        ranked = self._rank(emit, scores, sort)
         self._orders[stage] = ranked
         self._track(emit, ranked, stage, tokens)
         index = self.rows.index(emit, ranked, prefix, total)
         rows = self.rows.gather(emit, x, index)
         if sort == keep:
-            replace(graph, kept, shaped(rows, kept))
-            if frozen.outputs:  # keep == N: nothing is frozen, and the graph must still have the tensor
-                replace(graph, frozen, shaped(emit.slice(rows, total, total), frozen))
+            replace(graph, kept, shaped(rows, kept))  # if K = N, `frozen` is read by what `_thaw` cuts off
             return
         replace(graph, kept, shaped(emit.slice(rows, 0, prefix + keep), kept))
         if frozen.outputs:
             replace(graph, frozen, shaped(emit.slice(rows, prefix + keep, total), frozen))
+
+    def _rank(self, emit: Emitter, scores: gs.Tensor, count: int) -> gs.Tensor:
+        """Positions (B, count) of the best scores; of equal ones the lowest spatial id comes first."""
+        if not self._thawed:
+            return _top(emit, scores, count)
+        tokens = scores.shape[1]
+        ids = emit("Cast", self._ids, to=1)
+        ids.shape = scores.shape
+        positions = _top(emit, ids, tokens, largest=0)  # where each spatial id travels
+        spatial = self.rows.gather_ids(emit, scores, positions, tokens)
+        spatial.shape = scores.shape
+        ranked = self.rows.gather_ids(emit, positions, _top(emit, spatial, count), tokens)
+        ranked.shape = [scores.shape[0], count]
+        return ranked
 
     def _track(self, emit: Emitter, ranked: gs.Tensor, stage: int, tokens: int) -> None:
         """Follow the spatial ids of the patches: those in play, and those that this stage freezes."""
@@ -106,7 +123,11 @@ class LowerConcatPass(Pass):
         kept, recovered, _ = node.inputs
         stage, x = node.attrs["stage"], node.outputs[0]
         emit = Emitter(graph, f"stage{stage + 1}.thaw")
+        self._thawed = True
         tokens = x.shape[1] - node.attrs["prefix"]
+        if self.keep[stage] == tokens and not node.attrs["every_row"]:
+            replace(graph, x, kept)  # nothing was frozen; runtimes stumble over tensors without rows
+            return
         if node.attrs["every_row"]:
             frozen = emit.slice(self._orders[stage], self.keep[stage], tokens)
             index = self.rows.index(emit, frozen, 0, tokens)
@@ -122,3 +143,10 @@ class LowerConcatPass(Pass):
         emit = Emitter(graph, "restore")
         index = self.rows.index(emit, self._ids, prefix, x.shape[1])
         replace(graph, node.outputs[0], shaped(self.rows.scatter(emit, x, index, x), node.outputs[0]))
+
+
+def _top(emit: Emitter, values: gs.Tensor, count: int, largest: int = 1) -> gs.Tensor:
+    """Positions (B, count) of the largest (or smallest) of values (B, N), equal ones as they come in."""
+    _, positions = emit("TopK", values, int64(count), axis=-1, largest=largest, sorted=1, count=2)
+    positions.dtype, positions.shape = np.int64, [values.shape[0], count]
+    return positions
