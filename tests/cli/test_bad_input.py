@@ -12,7 +12,7 @@ import shutil
 import struct
 import subprocess
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -35,8 +35,13 @@ class Ran:
         self.code, self.out, self.err = code, out, err
 
 
+Run = Callable[..., Ran]
+Make = Callable[[Path, Path], Path]
+Damage = Callable[[Path], None]
+
+
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Iterator[object]:
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
     def call(*words: object) -> Ran:
         with pytest.raises(SystemExit) as stop:
             main([str(word) for word in words])
@@ -44,7 +49,7 @@ def run(capsys: pytest.CaptureFixture[str]) -> Iterator[object]:
         assert "Traceback" not in captured.err
         return Ran(int(stop.value.code or 0), captured.out, captured.err)
 
-    yield call
+    return call
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +136,7 @@ def _plain(folder: Path, made: Path) -> Path:
         (_plain, "tofe-export init --model"),
     ],
 )
-def test_bad_checkpoints(make, says: str, run, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_checkpoints(make: Make, says: str, run: Run, made: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     ran = run("onnx", "--ckpt", make(tmp_path, made), "--budget", "0.02", "--out", out)
     assert ran.code == 3
@@ -140,8 +145,15 @@ def test_bad_checkpoints(make, says: str, run, made: Path, tmp_path: Path) -> No
     assert not (tmp_path / "executed").exists()
 
 
-def test_wrong_architecture_for_model(run, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
-    words = ("--model", "deit_small_patch16_224", "--backbone", made / "backbone.pth", "--out", tmp_path / "o.pt")
+def test_wrong_architecture_for_model(run: Run, made: Path, tmp_path: Path) -> None:
+    words = (
+        "--model",
+        "deit_small_patch16_224",
+        "--backbone",
+        made / "backbone.pth",
+        "--out",
+        tmp_path / "o.pt",
+    )
     ran = run("init", *words)
     assert ran.code == 3
     assert "do not fit deit_small_patch16_224" in ran.err
@@ -162,14 +174,16 @@ def test_wrong_architecture_for_model(run, made: Path, tmp_path: Path) -> None: 
         (("--budget", "0.02", "--precision", "fp16"), "fp32"),
     ],
 )
-def test_what_cannot_be_asked_for(words: tuple[str, ...], says: str, run, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_what_cannot_be_asked_for(
+    words: tuple[str, ...], says: str, run: Run, made: Path, tmp_path: Path
+) -> None:
     ran = run("onnx", "--ckpt", made / "tofe.pt", *words, "--out", tmp_path / "out")
     assert ran.code == 2
     assert says in ran.err
     assert not (tmp_path / "out").exists()
 
 
-def test_an_output_that_cannot_be_written(run, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_an_output_that_cannot_be_written(run: Run, made: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     for out in (tmp_path / "file", tmp_path / "file" / "below"):
         ran = run("onnx", "--ckpt", made / "tofe.pt", "--budget", "0.02", "--out", out)
@@ -179,10 +193,12 @@ def test_an_output_that_cannot_be_written(run, made: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small file system needs root")
-def test_a_full_disk(run, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_full_disk(run: Run, made: Path, tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True).returncode:
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", small], capture_output=True
+    ).returncode:
         pytest.skip("this system does not allow mounts")
     try:
         ran = run("onnx", "--ckpt", made / "tofe.pt", "--budget", "0.02", "--out", small / "bundle")
@@ -227,14 +243,14 @@ def _damage_schema(bundle: Path) -> None:
     "damage",
     [_damage_changed, _damage_missing, _damage_reference, _damage_escape, _damage_manifest, _damage_schema],
 )
-def test_damaged_bundles(damage, run, bundle: Path) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_bundles(damage: Damage, run: Run, bundle: Path) -> None:
     damage(bundle)
     ran = run("verify", bundle)
     assert ran.code == 4
     assert ran.err.count("error:") == 1
 
 
-def test_no_bundle_and_no_such_variant(run, bundle: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_no_bundle_and_no_such_variant(run: Run, bundle: Path, tmp_path: Path) -> None:
     ran = run("verify", tmp_path / "elsewhere")
     assert ran.code == 4
     assert "tofe-export onnx --ckpt" in ran.err
@@ -243,7 +259,7 @@ def test_no_bundle_and_no_such_variant(run, bundle: Path, tmp_path: Path) -> Non
     assert "0.02g-scatter-fp32-b1" in ran.err
 
 
-def test_a_provider_that_is_not_there(run, bundle: Path) -> None:  # type: ignore[no-untyped-def]
+def test_a_provider_that_is_not_there(run: Run, bundle: Path) -> None:
     if torch.cuda.is_available():
         pytest.skip("CUDA is there")
     assert run("verify", bundle, "--provider", "cuda").code == 5
@@ -258,7 +274,7 @@ def _huge_png(path: Path) -> Path:
     return path
 
 
-def test_bad_pictures(run, bundle: Path, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_bad_pictures(run: Run, bundle: Path, made: Path, tmp_path: Path) -> None:
     (tmp_path / "text.png").write_text("not a picture")
     (tmp_path / "empty").mkdir()
     for path in (tmp_path / "text.png", _huge_png(tmp_path / "huge.png"), tmp_path / "gone.png"):
@@ -272,7 +288,7 @@ def test_bad_pictures(run, bundle: Path, made: Path, tmp_path: Path) -> None:  #
         assert not (tmp_path / "out").exists()
 
 
-def test_another_checkpoint_needs_force(run, bundle: Path, made: Path, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+def test_another_checkpoint_needs_force(run: Run, bundle: Path, made: Path, tmp_path: Path) -> None:
     assert run("init", *ARCHITECTURE, "--seed", "1", "--out", tmp_path / "other.pt").code == 0
     before = {path: sha256_file(path) for path in bundle.rglob("*") if path.is_file()}
     ran = run("onnx", "--ckpt", tmp_path / "other.pt", "--budget", "0.02", "--out", bundle)
@@ -281,6 +297,6 @@ def test_another_checkpoint_needs_force(run, bundle: Path, made: Path, tmp_path:
     assert before == {path: sha256_file(path) for path in bundle.rglob("*") if path.is_file()}
 
 
-def test_nothing_of_the_case_above_is_an_accident(run, bundle: Path) -> None:  # type: ignore[no-untyped-def]
+def test_nothing_of_the_case_above_is_an_accident(run: Run, bundle: Path) -> None:
     assert run("verify", bundle).code == 0
     assert run("verify", bundle, "--variant", "dense-fp32-b1", "--json", "-").out.startswith("{")

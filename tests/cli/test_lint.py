@@ -23,7 +23,7 @@ def run(*arguments: object) -> Result:
     return CliRunner().invoke(main, ["lint", *map(str, arguments)])
 
 
-def write(path: Path, operator: str = "Relu", **attributes: Any) -> Path:  # noqa: ANN401 - attributes
+def write(path: Path, operator: str = "Relu", **attributes: Any) -> Path:
     x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, [2]) for name in "xy")
     node = helper.make_node(operator, ["x"], ["y"], "the node", **attributes)
     graph = helper.make_graph([node], "g", [x], [y], [numpy_helper.from_array(np.zeros(1), "unused")])

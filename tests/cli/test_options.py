@@ -22,7 +22,7 @@ def parse(option: Callable[..., Any], *arguments: str) -> dict[str, Any]:
 
     @click.command()
     @option
-    def command(**values: Any) -> None:  # noqa: ANN401 - whatever the option makes
+    def command(**values: Any) -> None:
         received.update(values)
 
     command.main(list(arguments), standalone_mode=False)

@@ -45,7 +45,7 @@ def build_tofe() -> ModelProto:
     random = np.random.default_rng(0)
     node = helper.make_node
 
-    def weights(*shape: int) -> Any:  # noqa: ANN401 - a float array
+    def weights(*shape: int) -> Any:
         return random.standard_normal(shape).astype(np.float32)
 
     nodes = [

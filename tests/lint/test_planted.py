@@ -24,7 +24,7 @@ def node_of(model: ModelProto, name: str) -> NodeProto:
     return found
 
 
-def constant(model: ModelProto, name: str, value: Any) -> str:  # noqa: ANN401 - what numpy takes
+def constant(model: ModelProto, name: str, value: Any) -> str:
     model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
     return name
 
@@ -34,7 +34,7 @@ def append(
     inputs: list[str],
     outputs: int = 1,
     domain: str = "",
-    **attributes: Any,  # noqa: ANN401 - attributes of any kind
+    **attributes: Any,
 ) -> Plant:
     """Add a node called `planted`."""
 
@@ -47,7 +47,7 @@ def append(
     return plant
 
 
-def set_attribute(name: str, **values: Any) -> Plant:  # noqa: ANN401 - an attribute
+def set_attribute(name: str, **values: Any) -> Plant:
     def plant(model: ModelProto) -> None:
         node = node_of(model, name)
         for key, value in values.items():
@@ -80,7 +80,7 @@ def same_name(model: ModelProto) -> None:
     model.graph.node[-1].output[0] = "restored"
 
 
-def quantized(zero: Any, scale: Any = 0.1) -> Plant:  # noqa: ANN401 - what numpy takes
+def quantized(zero: Any, scale: Any = 0.1) -> Plant:
     def plant(model: ModelProto) -> None:
         names = [constant(model, "scale_q", np.float32(scale))]
         names += [constant(model, "zero_q", zero)] if zero is not None else []
@@ -89,7 +89,7 @@ def quantized(zero: Any, scale: Any = 0.1) -> Plant:  # noqa: ANN401 - what nump
     return plant
 
 
-def half_input(operator: str, constants: list[Any], **attributes: Any) -> Plant:  # noqa: ANN401
+def half_input(operator: str, constants: list[Any], **attributes: Any) -> Plant:
     def plant(model: ModelProto) -> None:
         model.graph.node.append(helper.make_node("Cast", ["cls"], ["half"], "cast", to=TensorProto.FLOAT16))
         names = [constant(model, f"half_{i}", value) for i, value in enumerate(constants)]

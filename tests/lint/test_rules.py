@@ -170,7 +170,7 @@ class TestNames:
 
 
 class TestQuantization:
-    def quantized(self, build_model: BuildModel, scale: Any, zero: Any, opset: int = 19) -> ModelProto:  # noqa: ANN401
+    def quantized(self, build_model: BuildModel, scale: Any, zero: Any, opset: int = 19) -> ModelProto:
         nodes = [
             node("QuantizeLinear", ["x", "scale", "zero"], ["q"], "q"),
             node("DequantizeLinear", ["q", "scale", "zero"], ["y"], "dq"),

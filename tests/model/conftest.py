@@ -74,7 +74,7 @@ def make_model() -> Callable[..., ToFe]:
         arguments: dict[str, Any] | None = None,
         locations: tuple[int, ...] = (1, 2, 3),
         seed: int = 0,
-        **structure: Any,  # noqa: ANN401 - whatever Structure takes
+        **structure: Any,
     ) -> ToFe:
         arguments = SMALL | {"num_classes": 10} | (arguments or {})
         model = ToFe(create_backbone(name, arguments), Structure(locations, **structure)).eval()

@@ -23,7 +23,7 @@ MakeModel = Callable[..., ToFe]
 
 @pytest.fixture
 def make_backbone(draw: Callable[..., None]) -> Callable[..., Backbone]:
-    def make(name: str = DEIT, **arguments: Any) -> Backbone:  # noqa: ANN401 - for create_backbone
+    def make(name: str = DEIT, **arguments: Any) -> Backbone:
         backbone = create_backbone(name, SMALL | {"img_size": 64} | arguments)
         draw(backbone)
         return backbone.requires_grad_(False).eval()
@@ -31,7 +31,7 @@ def make_backbone(draw: Callable[..., None]) -> Callable[..., Backbone]:
     return make
 
 
-def build(name: str, path: Path | None, size: tuple[int, int] = (64, 64), **options: Any) -> ToFe:  # noqa: ANN401
+def build(name: str, path: Path | None, size: tuple[int, int] = (64, 64), **options: Any) -> ToFe:
     return build_checkpoint(
         name, path, locations=(1, 2, 3), image_size=size, arguments=dict(SMALL), **options
     ).model

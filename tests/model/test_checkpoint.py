@@ -99,7 +99,7 @@ def test_a_full_disk_leaves_what_was_there(
     path.write_bytes(b"the only copy")
 
     class Full(io.FileIO):
-        def write(self, data: Any) -> int:  # noqa: ANN401 - a buffer
+        def write(self, data: Any) -> int:
             super().write(memoryview(data)[:after])
             raise OSError(28, "No space left on device")
 

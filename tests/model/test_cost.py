@@ -31,14 +31,14 @@ def _no_autocast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())
 
 
-def build(name: str, arguments: dict[str, Any] | None = None, **structure: Any) -> ToFe:  # noqa: ANN401 - for Structure
+def build(name: str, arguments: dict[str, Any] | None = None, **structure: Any) -> ToFe:
     with torch.device("meta"):
         backbone = create_backbone(name, arguments)
         model = ToFe(backbone, Structure(structure.pop("locations", backbone.locations), **structure))
     return model.eval().requires_grad_(False)
 
 
-def profiled(model: nn.Module, size: Sequence[int], *arguments: Any) -> int:  # noqa: ANN401 - of its forward
+def profiled(model: nn.Module, size: Sequence[int], *arguments: Any) -> int:
     with FlopCounterMode(display=False) as counter:
         model(torch.zeros(1, 3, *size, device="meta"), *arguments)
     return int(counter.get_total_flops()) // 2  # an addition and a multiplication each

@@ -24,7 +24,7 @@ Difference = Callable[..., float]
 KEEP = (9, 6, 3)
 
 
-def masked_attention(attention: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - timm's Attention
+def masked_attention(attention: Any, x: Tensor, mask: Tensor) -> Tensor:
     """Eq. 17-18 on x (B, T, D), mask (B, T)."""
     batch, count, _ = x.shape
     qkv = attention.qkv(x).reshape(batch, count, 3, attention.num_heads, attention.head_dim)
@@ -38,7 +38,7 @@ def masked_attention(attention: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa
     return projected
 
 
-def masked_block(block: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401 - a block of either kind
+def masked_block(block: Any, x: Tensor, mask: Tensor) -> Tensor:
     lv_vit = isinstance(block, LvBlock)
     mixed = masked_attention(block.attn, block.norm1(x), mask)
     x = x + (mixed / 2 if lv_vit else block.ls1(mixed))

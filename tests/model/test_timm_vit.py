@@ -94,7 +94,7 @@ def test_timm_runs_its_own_attention_there() -> None:
     fused = torch.nn.functional.scaled_dot_product_attention
     calls: list[int] = []
 
-    def counting(*tensors: Any, **options: Any) -> Tensor:  # noqa: ANN401 - passed through
+    def counting(*tensors: Any, **options: Any) -> Tensor:
         calls.append(1)
         return fused(*tensors, **options)
 

@@ -9,7 +9,6 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from tofe_export.errors import BuildFailed, UsageError
-from tofe_export.graph.lint import check_static
 from tofe_export.graph.passes.base import Pass, run
 from tofe_export.graph.passes.bind_sizes import BindSizesPass
 from tofe_export.graph.passes.clean_up import CleanUpPass
@@ -21,6 +20,7 @@ from tofe_export.graph.passes.lower_dense import LowerDensePass
 from tofe_export.graph.passes.lower_scatter import LowerScatterPass
 from tofe_export.graph.passes.probe import ProbePass
 from tofe_export.graph.passes.static_shapes import StaticShapesPass
+from tofe_export.graph.static_form import check_static
 from tofe_export.graph.trace import Template
 
 IR_VERSION = 8

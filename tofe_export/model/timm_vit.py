@@ -31,6 +31,7 @@ from tofe_export.model.weights import load_exactly
 from tofe_export.preprocess import Preprocessing
 
 _POOLS = ("token", "avg", "max", "avgmax", "map")
+_WEIGHTS_ARGUMENTS = {"pretrained", "checkpoint_path", "pretrained_cfg", "pretrained_cfg_overlay"}
 _ROTARY = ("eva", "dinov3", "_rope", "pe_core", "pe_spatial", "pe_lang")
 _WINDOWED = (
     "swin",
@@ -53,8 +54,9 @@ class TimmVit(Backbone):
 
     def __init__(self, name: str, **arguments: Any) -> None:  # noqa: ANN401 - timm's own arguments
         super().__init__()
+        with torch.device("meta"):  # a model of billions of weights is refused before any of them exists
+            _refuse_unsupported(name, _create(name, arguments))
         self.vit = _create(name, arguments)
-        _refuse_unsupported(name, self.vit)
         write_out_attention(self.vit)
         vit = self.vit
         self.name, self.arguments = name, arguments
@@ -149,6 +151,8 @@ def _create(name: str, arguments: Mapping[str, Any]) -> VisionTransformer:
             f"no model is called {name!r}: expected lvvit_s, lvvit_m or a name that timm knows "
             f"(similar ones: {close})"
         )
+    if foreign := sorted(_WEIGHTS_ARGUMENTS & arguments.keys()):
+        raise UnsupportedModel(f"{name}: {', '.join(foreign)} would load weights; give a file by --backbone")
     try:
         model = timm.create_model(name, pretrained=False, **dict(arguments))
     except (TypeError, ValueError, AssertionError, LookupError, ArithmeticError, RuntimeError) as error:

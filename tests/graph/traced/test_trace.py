@@ -120,7 +120,7 @@ def test_weights_are_the_models(traced: Traced) -> None:
     place = {e.key: e.value for e in tensors["blocks.1.attn.qkv/MatMul:1"].external_data}
     data = (case.folder / place["location"]).read_bytes()
     start, length = int(place["offset"]), int(place["length"])
-    got = np.frombuffer(data[start : start + length], np.float32).reshape(48, 144)
+    got = np.frombuffer(data[start : start + length], np.float32).reshape(192, 576)
     weight = case.model.backbone.vit.blocks[1].attn.qkv.weight.detach().numpy()
     np.testing.assert_array_equal(got, weight.T)
 

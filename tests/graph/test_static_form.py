@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from tofe_export.errors import BuildFailed
-from tofe_export.graph.lint import FORBIDDEN, TOPK_LIMIT, check_static
+from tofe_export.graph.static_form import FORBIDDEN, TOPK_LIMIT, check_static
 
 Toy = Any  # of conftest.py, which no test can import
 
