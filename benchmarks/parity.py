@@ -18,11 +18,14 @@ from typing import Any
 
 import machine
 import numpy as np
+import torch
 from drawn import drawn_checkpoint, spread_head
 
+from tofe_export.budget import dense_macs, gmacs, macs_executed
 from tofe_export.bundle import Bundle
 from tofe_export.graph.export import export, pictures_from
 from tofe_export.graph.request import Request
+from tofe_export.model.build import build_checkpoint
 from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.preprocess import apply
 from tofe_export.verify.run import verify_bundle
@@ -78,7 +81,6 @@ def measure(label: str, images: Path | None, count: int) -> dict[str, Any]:
 def _dense_equals_backbone(checkpoint: Checkpoint, bundle: Bundle) -> float | None:
     """Worst difference of the dense reference to timm's own model, attention fused, over the range."""
     import timm
-    import torch
 
     backbone = checkpoint.model.backbone
     if backbone.name.startswith("lvvit"):
@@ -99,7 +101,11 @@ def main() -> int:
     parser.add_argument("--num-images", type=int, default=64)
     parser.add_argument("--models", default=",".join(MODELS))
     parser.add_argument("--out", default="parity")
+    parser.add_argument("--table", action="store_true", help="print the stored results as Markdown")
     arguments = parser.parse_args()
+    if arguments.table:
+        print(table(json.loads((machine.RESULTS / f"{arguments.out}.json").read_text())["models"]))
+        return 0
     source = "photos of a folder" if arguments.images else "the built-in images"
     images = f"{arguments.num_images} {source}"
     rows = []
@@ -110,6 +116,39 @@ def main() -> int:
         every = sorted((*kept, rows[-1]), key=lambda row: list(MODELS).index(row["model"]))
         machine.write(arguments.out, {"images": images, "models": every})
     return 0 if all(row["passed"] for row in rows) else 1
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Stored results as Markdown: per model the worst figures over its variants."""
+    lines = [
+        "| model | GMACs | keep | variants | worst logits | worst scores | same class | same sets |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        judged = row["report"]["variants"]
+        outputs = [variant["output"] for variant in judged]
+        stages = [stage for variant in judged for stage in variant["stages"]]
+        top1 = [output["top1"] for output in outputs if output["top1"] is not None]
+        cells = (
+            row["model"],
+            costs(row),
+            "/".join(map(str, row["keep"])),
+            f"{sum(v['passed'] for v in judged)} of {len(judged)} pass",
+            f"{max(output['worst'] for output in outputs):.1e}",
+            f"{max(stage['score_error'] for stage in stages):.1e}",
+            f"{min(top1):.0%}" if top1 else "-",
+            f"{min(stage['overlap'] for stage in stages):.1%}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def costs(row: dict[str, Any]) -> str:
+    """Executed GMACs, dense and in the scatter lowering."""
+    with torch.device("meta"):
+        cost = build_checkpoint(row["timm"], None, **MODELS[row["model"]][1]).model.cost()
+    dense, reduced = dense_macs(cost), macs_executed(cost, row["keep"], "scatter")
+    return f"{gmacs(dense):.2f} to {gmacs(reduced):.2f}"
 
 
 def earlier(name: str, images: str) -> list[dict[str, Any]]:

@@ -115,11 +115,11 @@ def lint_targets(bundle: Bundle, names: list[str]) -> None:
     made = [variant for variant in bundle.manifest.variants if variant.name in names]
     checked = lint.check(lint.graphs_of(bundle, made, ()))
     for one in checked:
-        if text := details(one):
-            console.note(f"\n{text}")
+        if any(finding.severity != "advice" for found in one.findings.values() for finding in found):
+            console.note(f"\n{details(one)}")
     if bad := [one.name for one in checked if not one.clean]:
         raise VerdictFailed(f"lint: errors in {', '.join(bad)}, for the TensorRT versions named above")
-    versions = sorted({target for variant in made for target in variant.targets}, key=float)
+    versions = dict.fromkeys(target for variant in made for target in variant.targets)
     console.note(f"lint: no errors for TensorRT {', '.join(versions) or '(meant for none)'}")
 
 

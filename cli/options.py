@@ -32,12 +32,17 @@ def name_item(text: str) -> str:
     return text
 
 
+def number_item(text: str) -> float:
+    """A finite number."""
+    value = _number(text)
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite number, got {text!r}")
+    return value
+
+
 def budget_item(text: str) -> float:
     """A budget in GMACs: a finite number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"expected a number, got {text!r}") from None
+    value = _number(text)
     if not math.isfinite(value) or value <= 0:
         raise ValueError(f"expected a budget in GMACs above 0, got {text!r}")
     return value
@@ -45,34 +50,28 @@ def budget_item(text: str) -> float:
 
 def count_item(text: str) -> int:
     """A number of tokens or images: an integer of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        raise ValueError(f"expected an integer, got {text!r}") from None
-    if value < 1:
-        raise ValueError(f"expected an integer of at least 1, got {text!r}")
-    return value
+    return _integer(text, least=1)
 
 
 def index_item(text: str) -> int:
     """An index: an integer of at least 0."""
+    return _integer(text, least=0)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"expected a number, got {text!r}") from None
+
+
+def _integer(text: str, least: int) -> int:
     try:
         value = int(text)
     except ValueError:
         raise ValueError(f"expected an integer, got {text!r}") from None
-    if value < 0:
-        raise ValueError(f"expected an integer of at least 0, got {text!r}")
-    return value
-
-
-def number_item(text: str) -> float:
-    """A finite number."""
-    try:
-        value = float(text)
-    except ValueError:
-        raise ValueError(f"expected a number, got {text!r}") from None
-    if not math.isfinite(value):
-        raise ValueError(f"expected a finite number, got {text!r}")
+    if value < least:
+        raise ValueError(f"expected an integer of at least {least}, got {text!r}")
     return value
 
 

@@ -148,7 +148,7 @@ def _plain_weights(path: Path, content: Any) -> str:  # noqa: ANN401 - whatever 
         f"{path} holds plain backbone weights{found}, not a ToFe checkpoint: it has no selectors. "
         "Train them with\n"
         f"    tofe-export train --model {model} --backbone {path} --data DIR --budget 2.0 --out tofe.pt\n"
-        f"or make an untrained checkpoint, to try the export, with\n"
+        "(`train` is not part of this version yet), or make an untrained checkpoint to try the export:\n"
         f"    tofe-export init --model {model} --backbone {path} --out tofe.pt"
     )
 
