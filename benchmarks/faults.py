@@ -85,7 +85,9 @@ BASES: dict[str, Structure] = {
     "registers": Structure(
         "vit_small_patch14_reg4_dinov2", (2, 3), patch=None, options={"image_size": (98, 98)}
     ),
-    "LV-ViT": Structure("lvvit_s", (4, 5), patch=None, depth=5, options={"image_size": (128, 128)}),
+    "LV-ViT": Structure(
+        "lvvit_s", (4, 5, 14, 15, 16), patch=None, depth=5, options={"image_size": (128, 128)}
+    ),
     "no reuse": Structure("deit_tiny_patch16_224", (6, 7), options={"reuse": False}),
     "32 px": Structure("deit_tiny_patch16_224", (8,), patch=4, options={"image_size": (32, 32)}),
 }
@@ -215,15 +217,7 @@ def run_faults(bases: Sequence[Base], kinds: Sequence[str], seeds: int) -> dict[
         for seed in range(seeds):
             row = trial(kind, bases[seed % len(bases)], seed).row()
             rows[kind].append({"seed": seed, **row})
-            verdict = (
-                "exact"
-                if row["exact"]
-                else "named"
-                if row["named"]
-                else "FOUND"
-                if row["found"]
-                else "MISSED"
-            )
+            verdict = next((word for word in ("exact", "named", "found") if row[word]), "MISSED")
             where = f"{row['model']}, {row['variant']}, {row['where']}"
             print(f"{kind:18} {verdict:7}{row['planted']} ({where}): {row['cause']}", flush=True)
     return rows
@@ -289,12 +283,8 @@ def main() -> int:
         print(f"{kind:20} {counts}")
     print({key: value for key, value in figures.items() if key != "kinds"})
     seconds = round(time.perf_counter() - started, 1)
-    print(
-        "wrote",
-        machine.write(
-            arguments.out, {"summary": figures, "seconds": seconds, "faults": faults, "clean": clean}
-        ),
-    )
+    result = {"summary": figures, "seconds": seconds, "faults": faults, "clean": clean}
+    print("wrote", machine.write(arguments.out, result))
     return int(figures["found"] < FOUND * figures["planted"] or figures["false_alarms"] > 0)
 
 

@@ -144,6 +144,7 @@ class Variant:
     opset: int
     targets: tuple[str, ...]  # TensorRT versions it is meant for
     reference: str  # key in the reference
+    rounding: float = 0.0  # of PyTorch's own float32 answers against float64, as a fraction of the range
     weights: tuple[str, ...] = ()  # the files of Manifest.weights its graphs read; empty: any of them
     extra: Mapping[str, Any] = field(default_factory=dict)
 
@@ -172,6 +173,7 @@ class Variant:
             opset=data.integer("opset", least=1),
             targets=data.texts("targets"),
             reference=data.text("reference"),
+            rounding=data.number("rounding"),
             weights=data.texts("weights"),
             extra=data.rest(),
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tofe_export.model.freezer import StageRecord, StaticFreezer
-from tofe_export.model.references import adaptive_answers, dense_answers, static_answers
+from tofe_export.model.references import Answers, adaptive_answers, dense_answers, rounding, static_answers
 from tofe_export.model.tofe import ToFe
 
 MakeModel = Callable[..., ToFe]
@@ -71,3 +72,28 @@ def test_adaptive(make_model: MakeModel, make_images: MakeImages) -> None:
         assert np.array_equal(answers.kept[some, stage], answers.scores[some, stage] >= 0)
     assert np.array_equal(answers.kept[:, 2].argmax(axis=1), answers.scores[:, 2].argmax(axis=1))
     assert answers.kept[:, 2].sum(axis=1).tolist() == [1, 1, 1, 1]
+
+
+def _answers(output: list[list[float]], kept: list[list[list[bool]]] | None = None) -> Answers:
+    return Answers(np.array(output), None, None if kept is None else np.array(kept))
+
+
+def test_rounding_is_the_worst_image_in_units_of_its_range() -> None:
+    exact = _answers([[0.0, 10.0], [0.0, 1.0]])
+    assert rounding(_answers([[0.0, 10.1], [0.002, 1.0]]), exact) == pytest.approx(0.01)
+    assert rounding(exact, exact) == 0.0
+
+
+def test_rounding_leaves_out_images_whose_sets_differ() -> None:
+    exact = _answers([[0.0, 10.0], [0.0, 1.0]], [[[True, False]], [[True, False]]])
+    ours = _answers([[0.0, 10.1], [0.5, 1.0]], [[[True, False]], [[False, True]]])
+    assert rounding(ours, exact) == pytest.approx(0.01)
+
+
+def test_float64_differs_by_rounding_alone(make_model: MakeModel, make_images: MakeImages) -> None:
+    model = copy.deepcopy(make_model())
+    images = make_images(model, 4).numpy()
+    ours = static_answers(model, images, KEEP, "head", lambda done: None)
+    exact = static_answers(model.double(), images.astype(np.float64), KEEP, "head", lambda done: None)
+    assert exact.output.dtype == np.float64
+    assert 0.0 < rounding(ours, exact) < 1e-5

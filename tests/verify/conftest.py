@@ -202,6 +202,7 @@ def _case(
         thresholds=thresholds,
         locations=LOCATIONS,
         depth=DEPTH,
+        rounding=0.0,
         images=images,
         expected=np.concatenate([one["logits"] for one in found]),
         scores=scores,

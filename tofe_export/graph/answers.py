@@ -1,19 +1,29 @@
-"""PyTorch's part of an export: thresholds that are missing, and the answers that graphs are judged by."""
+"""PyTorch's part of an export: thresholds that are missing, the answers that graphs are judged by, and how
+much of those answers is rounding."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
+
+import numpy as np
 
 from tofe_export.graph.request import Planned, Request
 from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.model.references import (
     Answers,
+    Floats,
     adaptive_answers,
     dense_answers,
+    rounding,
     static_answers,
     thresholds_on,
 )
+from tofe_export.model.tofe import ToFe
 from tofe_export.reference import Reference
+
+EXACT_IMAGES = 8
+"""On how many images rounding is measured; float64 takes twice as long."""
 
 Say = Callable[[str], None]
 """Told what is being done; for progress."""
@@ -40,19 +50,26 @@ def settle_thresholds(
 
 def answer(
     checkpoint: Checkpoint, request: Request, planned: Sequence[Planned], reference: Reference, say: Say
-) -> Reference:
-    """Let PyTorch answer for every set of keep counts or thresholds."""
+) -> tuple[Reference, dict[str, float]]:
+    """Let PyTorch answer for every set of keep counts or thresholds.
+
+    Returns the reference with all answers, and per key how much of them is rounding, as a fraction of the
+    range (see `references.rounding`).
+    """
+    model, exact = checkpoint.model, copy.deepcopy(checkpoint.model).double()
+    images, noise = reference.images, {}
+    few = images[:EXACT_IMAGES].astype(np.float64)
     for key in dict.fromkeys(variant.reference for variant in planned):
         variant = next(v for v in planned if v.reference == key)
-        answers = _answers_for(checkpoint, request.output, variant, reference, say)
+        answers = _answers_for(model, request.output, variant, images, say)
+        say(f"rounding in {key}")
+        noise[key] = rounding(answers, _answers_for(exact, request.output, variant, few, lambda text: None))
         reference = reference.with_entry(key, answers.output, answers.scores, answers.kept)
-    return reference
+    return reference, noise
 
 
-def _answers_for(
-    checkpoint: Checkpoint, output: str, variant: Planned, reference: Reference, say: Say
-) -> Answers:
-    model, images, done = checkpoint.model, reference.images, 0
+def _answers_for(model: ToFe, output: str, variant: Planned, images: Floats, say: Say) -> Answers:
+    done = 0
 
     def step(count: int) -> None:
         nonlocal done

@@ -79,13 +79,13 @@ def export(
     reference, source = _start_reference(checkpoint, base, pictures)
     with BundleWriter(target, base) as writer:
         planned = settle_thresholds(checkpoint, planned, reference, say)
-        reference = answer(checkpoint, request, planned, reference, say)
+        reference, noise = answer(checkpoint, request, planned, reference, say)
         say("tracing")
         template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output)
         made = []
         for variant in planned:
             say(f"lowering {variant.name}")
-            made.append(_write_variant(writer, checkpoint, template, variant))
+            made.append(_write_variant(writer, checkpoint, template, variant, noise[variant.reference]))
         reference.save(writer.path("reference.npz"))
         manifest = _manifest(writer, checkpoint, model, template, made, base, reference, source)
         return writer.commit(manifest)
@@ -147,7 +147,7 @@ def _start_reference(
 
 
 def _write_variant(
-    writer: BundleWriter, checkpoint: Checkpoint, template: Template, variant: Planned
+    writer: BundleWriter, checkpoint: Checkpoint, template: Template, variant: Planned, noise: float
 ) -> Variant:
     product = _write_graph(writer, checkpoint, template, variant, probe=False)
     probe = None
@@ -171,6 +171,7 @@ def _write_variant(
         opset=TARGET_OPSET,
         targets=variant.targets,
         reference=variant.reference,
+        rounding=noise,
         weights=(f"variants/{template.weights_file}",),
     )
 

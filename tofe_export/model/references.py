@@ -1,13 +1,15 @@
 """PyTorch's answers on the reference images: what every exported graph is measured against.
 
 Everything runs in float32 on the CPU, in small batches for static counts and one image at a time where each
-image decides for itself.
+image decides for itself. How much of an answer is rounding is measured too, by asking again in float64: a
+head whose terms nearly cancel magnifies rounding, in PyTorch as in any runtime, and a fixed limit would call
+that a fault.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +20,8 @@ from tofe_export.model.tofe import ToFe
 
 BATCH = 8
 
-Floats = npt.NDArray[np.float32]
+Floats = npt.NDArray[Any]
+"""float32; float64 where rounding is measured."""
 
 
 class Answers(NamedTuple):
@@ -62,6 +65,19 @@ def adaptive_answers(
 ) -> Answers:
     """Answer with a threshold per stage, each image for itself."""
     return _answers(model, images, AdaptiveFreezer(thresholds), 1, output, step)
+
+
+def rounding(answers: Answers, exact: Answers) -> float:
+    """Largest error of float32 `answers`, as a fraction of an image's range, against `exact` in float64.
+
+    Images whose kept sets differ between the two are left out: there a tie was broken, and nothing rounded.
+    """
+    n = len(exact.output)
+    ours, theirs = answers.output[:n].reshape(n, -1).astype(np.float64), exact.output.reshape(n, -1)
+    errors = np.abs(ours - theirs).max(axis=1) / np.maximum(np.ptp(theirs, axis=1), np.finfo(np.float32).tiny)
+    if answers.kept is not None and exact.kept is not None:
+        errors = errors[(answers.kept[:n] == exact.kept).all(axis=(1, 2))]
+    return float(errors.max(initial=0.0))
 
 
 def thresholds_on(model: ToFe, images: Floats, keep: Sequence[int], step: Step) -> tuple[float, ...]:

@@ -131,7 +131,9 @@ class ToFe(nn.Module):
         # Entered only where it matters: the exporter loses the module names of what runs inside.
         full = torch.autocast(device, enabled=False) if torch.is_autocast_enabled(device) else nullcontext()
         with full:
-            return cast(Tensor, self.selectors[stage](patches.float()))
+            return cast(
+                Tensor, self.selectors[stage](patches.to(torch.promote_types(patches.dtype, torch.float32)))
+            )
 
     def _recover(self, stage: int, freezer: Freezer, entry: Tensor, x: Tensor, split: Split) -> Tensor:
         """Eq. 6-7: approximate what was frozen, and bring it back."""

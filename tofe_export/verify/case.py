@@ -28,6 +28,7 @@ class Case:
     thresholds: tuple[float, ...] | None  # adaptive only
     locations: tuple[int, ...]  # block before which selection s happens
     depth: int
+    rounding: float  # of PyTorch's own answers, as a fraction of the range
     images: Array  # float32 (n, 3, H, W)
     expected: Array  # float32 (n, ...)
     scores: Array  # float32 (n, S, N), NaN where not scored
@@ -99,6 +100,7 @@ def case_of(manifest: Manifest, variant: Variant, reference: Reference) -> Case:
         thresholds=tuple(variant.thresholds or ()) if adaptive else None,
         locations=() if dense else tuple(manifest.model.locations),
         depth=manifest.cost.depth,
+        rounding=variant.rounding,
         images=reference.images,
         expected=reference.output(key),
         scores=nothing if dense else reference.scores(key),

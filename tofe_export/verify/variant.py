@@ -28,7 +28,7 @@ def verify_variant(
     from the stored ones. Raises UsageError for a precision without limits; whatever a graph does wrong, not
     running included, is in the report.
     """
-    limits = limits_for(case.precision)
+    limits = limits_for(case.precision, case.rounding)
     empty = _empty(case, backend, product.provider)
     reference = check_reference(case)
     if not reference.passed:
