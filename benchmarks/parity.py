@@ -74,7 +74,8 @@ def measure(label: str, images: Path | None, count: int) -> dict[str, Any]:
         "dense_against_untouched_timm": same,
         "keep": next(list(v.keep) for v in bundle.manifest.variants if v.keep),
         "seconds": round(time.perf_counter() - started, 1),
-        "report": report.to_json(),
+        # the machine is in the file once, and the bundle was a temporary folder
+        "report": {k: v for k, v in report.to_json().items() if k not in ("machine", "bundle")},
     }
 
 

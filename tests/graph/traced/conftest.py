@@ -239,8 +239,11 @@ def bundle(original: Bundle, tmp_path: Path) -> Bundle:
 
 
 @pytest.fixture
-def quick(traced: Callable[[str], Traced], monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Trace at no cost: the session's template, its weights copied."""
+def quick(traced: Callable[[str], Traced], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trace at no cost: the session's template, its weights copied.
+
+    On the test's own `monkeypatch`, so that a test which patches `trace` again is undone in the right order.
+    """
     case = traced("deit")
 
     def copy(model: ToFe, folder: Path, output: str) -> Template:
@@ -250,9 +253,7 @@ def quick(traced: Callable[[str], Traced], monkeypatch: pytest.MonkeyPatch) -> I
         template: Template = case.template
         return template
 
-    with monkeypatch.context() as patch:
-        patch.setattr(module, "trace", copy)
-        yield
+    monkeypatch.setattr(module, "trace", copy)
 
 
 @pytest.fixture(scope="session")
