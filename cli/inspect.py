@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tofe_export.budget import printed
 from tofe_export.cli import bundles, console, options
 from tofe_export.errors import BundleError
 
@@ -66,7 +67,7 @@ def overview(manifest: Manifest) -> str:
         "output": f"{model.output}" + (f", {model.num_classes} classes" if model.output == "logits" else ""),
         "input": f"{pre.size[0]} x {pre.size[1]}, crop {pre.crop:g} ({pre.crop_mode}), {pre.interpolation}",
         "mean, std": f"{_numbers(pre.mean)}; {_numbers(pre.std)}",
-        "dense": f"{dense_gmacs(manifest):.2f} GMACs",
+        "dense": f"{printed(dense_gmacs(manifest))} GMACs",
         "reference": f"{reference.count} images ({reference.source})",
         "weights": ", ".join(f"{file.file} ({size(file.bytes)})" for file in manifest.weights) or "none",
         "made": f"{manifest.created} by tofe-export {manifest.tool_version}",
@@ -97,9 +98,9 @@ def variants_table(facts: dict[str, Facts]) -> str:
         rows.append(
             (
                 name,
-                f"{fact['gmacs_executed']:.2f}",
+                printed(fact["gmacs_executed"]),
                 f"{fact['share_of_dense']:.0%}",
-                f"{fact['gmacs']:.2f}",
+                printed(fact["gmacs"]),
                 keep,
                 "/".join(map(str, dict.fromkeys(tokens) if fact["keep"] is None else tokens)),
                 fact["source"],

@@ -18,6 +18,7 @@ from tofe_export.budget import (
     gmacs,
     macs,
     macs_executed,
+    macs_of,
     printed,
 )
 
@@ -76,6 +77,32 @@ def exactly(cost: Cost, ratios: Sequence[float]) -> float:
 def test_dense_backbones(cost: Cost, expected: float, text: str) -> None:
     assert gmacs(dense_macs(cost)) == pytest.approx(expected, abs=5e-5)
     assert printed(gmacs(dense_macs(cost))) == text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (2.0, "2.00"),
+        (2.004, "2.00"),
+        (0.1, "0.10"),
+        (0.0999, "0.0999"),
+        (0.09996, "0.1000"),
+        (0.01534, "0.0153"),
+        (1e-6, "0.00000100"),
+        (0.0, "0.00"),
+        (-1.0, "-1.00"),
+    ],
+)
+def test_printed(value: float, text: str) -> None:
+    assert printed(value) == text
+
+
+def test_macs_of_takes_any_numbers() -> None:
+    assert macs_of(DEIT_S, KEEP) == macs(DEIT_S, KEEP)
+    half = macs_of(DEIT_S, [k + 0.5 for k in KEEP])
+    assert macs(DEIT_S, KEEP) < half < macs(DEIT_S, [k + 1 for k in KEEP])
+    with pytest.raises(ValueError, match="expected 3 keep counts"):
+        macs_of(DEIT_S, (1.0,))
 
 
 def test_the_papers_deit_s() -> None:

@@ -88,10 +88,25 @@ def test_both_ends_are_reached(cost: Cost, align: int) -> None:
             solve(cost, beyond, align=align)
 
 
-@pytest.mark.parametrize("budget", [nan, inf, -inf, 0.0, -2.0, 0.004])
+@pytest.mark.parametrize("budget", [nan, inf, -inf, 0.0, -2.0])
 def test_budgets_that_are_none(budget: float) -> None:
-    with pytest.raises(BudgetError, match=r"at least 0.01, found .*; this model reaches 1.34 to 4.71 GMACs"):
+    with pytest.raises(BudgetError, match=r"above 0, found .*; this model reaches 1.34 to 4.71 GMACs"):
         solve(DEIT_S, budget)
+
+
+def test_budgets_of_small_models_have_three_digits() -> None:
+    small = replace(
+        DEIT_S, width=32, attention_width=32, token_macs=12 * 32**2, depth=12, stem_macs=0, head_macs=0
+    )
+    least, most = (gmacs(macs(small, (k,) * 3)) for k in (1, small.tokens))
+    assert most < 0.1
+    first, second = (solve(small, least + share * (most - least)) for share in (0.5, 0.52))
+    assert printed(first.budget_gmacs) != printed(second.budget_gmacs)
+    assert first.keep != second.keep
+    assert within(first)
+    assert within(second)
+    with pytest.raises(BudgetError, match=r"budget of 0\.00400 GMACs cannot be met"):
+        solve(DEIT_S, 0.004)
 
 
 @pytest.mark.parametrize("align", [0, -8, 197])
@@ -200,7 +215,7 @@ def test_keep_by_hand_refused(cost: Cost, keep: tuple[int, ...], message: str) -
 
 
 @pytest.mark.parametrize(
-    ("budget", "message"), [(2.0, "cost 2.26 GMACs, more than the budget of 2.00"), (nan, "at least 0.01")]
+    ("budget", "message"), [(2.0, "cost 2.26 GMACs, more than the budget of 2.00"), (nan, "above 0")]
 )
 def test_keep_by_hand_over_a_budget(budget: float, message: str) -> None:
     with pytest.raises(BudgetError, match=message):

@@ -20,16 +20,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
-from typing import Any
+from math import floor, log10
+from typing import Any, TypeVar, cast
 
 SELECTORS = ("mlp", "dynamicvit")
 APPROXIMATORS = ("bottleneck", "identity", "depthwise", "block")
 LOWERINGS = ("scatter", "concat", "adaptive", "dense")
 OUTPUTS = ("logits", "features", "tokens")
 
+_SMALL = 0.1  # GMACs below which two decimals are too few
 _PAPER = "paper"  # the account beside the lowerings' own
 _AT_LEAST_ONE = ("tokens", "width", "depth", "attention_width", "token_macs")
 _AT_LEAST_ZERO = ("prefix", "stem_macs", "head_macs", "head_token_macs", "head_prefix_macs")
+
+
+Number = TypeVar("Number")  # int, float, or a tensor: anything with + and *
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +108,17 @@ def macs(cost: Cost, keep: Sequence[int]) -> int:
     return sum(_parts(cost, keep, _PAPER, "logits"))
 
 
+def macs_of(cost: Cost, kept: Sequence[Number]) -> Number:
+    """The paper's account for S counts that are numbers of any kind: floats, or tensors with gradients.
+
+    This is what the budget loss minimises (Eq. 13), so that a target and a printed cost mean the same.
+    Nothing is checked: a mean count need not be whole. Raises ValueError for another number of counts.
+    """
+    if len(kept) != cost.stages:
+        raise ValueError(f"expected {cost.stages} keep counts, one per selection, found {len(kept)}")
+    return cast(Number, sum(_account(cost, (cost.tokens, *kept), _PAPER, "logits")))
+
+
 def macs_executed(cost: Cost, keep: Sequence[int], lowering: str, output: str = "logits") -> int:
     """MACs per image that a lowering runs. "dense" reads no keep counts; "tokens" runs no head.
 
@@ -124,8 +140,12 @@ def gmacs(n: int) -> float:
 
 
 def printed(gmacs: float) -> str:
-    """A budget or cost as people see it, and as "within the budget" compares it: two decimals."""
-    return f"{gmacs:.2f}"
+    """A budget or cost as people see it, and as "within the budget" compares it.
+
+    Two decimals; below 0.1, where they would tell small models' budgets apart no longer, three digits.
+    """
+    decimals = 2 - floor(log10(gmacs)) if 0 < gmacs < _SMALL else 2
+    return f"{gmacs:.{decimals}f}"
 
 
 def check_keep(cost: Cost, keep: Sequence[int]) -> None:
@@ -166,7 +186,11 @@ def describe(cost: Cost, keep: Sequence[int], lowering: str, output: str = "logi
 def _parts(cost: Cost, keep: Sequence[int], account: str, output: str) -> list[int]:
     """MACs of the stem, of stages 0..S and of the head: S + 3 numbers."""
     _require_one_of("output", output, OUTPUTS)
-    kept = _kept(cost, keep, account)
+    return _account(cost, _kept(cost, keep, account), account, output)
+
+
+def _account(cost: Cost, kept: Sequence[Any], account: str, output: str) -> list[Any]:
+    """The same from patch tokens in stages 0..S, which may be numbers of any kind."""
     bounds = (0, *cost.locations, cost.depth)
     stages = [
         (bounds[s + 1] - bounds[s]) * _block(cost, cost.prefix + k)
@@ -186,12 +210,12 @@ def _kept(cost: Cost, keep: Sequence[int], account: str) -> tuple[int, ...]:
     return (cost.tokens, *keep)
 
 
-def _block(cost: Cost, n: int) -> int:
+def _block(cost: Cost, n: Number) -> Number:
     """Eq. 4 on n tokens."""
-    return n * cost.token_macs + 2 * n * n * cost.attention_width
+    return cast(Number, n * cost.token_macs + 2 * n * n * cost.attention_width)  # type: ignore[operator]  # a number
 
 
-def _selector(cost: Cost, kept: Sequence[int], s: int, account: str) -> int:
+def _selector(cost: Cost, kept: Sequence[Any], s: int, account: str) -> Any:  # noqa: ANN401 - a number
     """The selector in front of stage s: Eq. 8 with D -> D/2 -> D/4 -> 2, after D -> D for DynamicViT's."""
     if s == 0 or account == "dense":
         return 0
@@ -202,7 +226,7 @@ def _selector(cost: Cost, kept: Sequence[int], s: int, account: str) -> int:
     return per_token * (cost.tokens if cost.reuse else kept[s - 1])
 
 
-def _approximator(cost: Cost, kept: Sequence[int], s: int, account: str) -> int:
+def _approximator(cost: Cost, kept: Sequence[Any], s: int, account: str) -> Any:  # noqa: ANN401 - a number
     """The approximator behind stage s (Eq. 6): after every selection but the last, and only with reuse."""
     if account == "dense" or not cost.reuse or not 0 < s < cost.stages or cost.approximator == "identity":
         return 0

@@ -19,6 +19,7 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from tofe_export.budget import printed
 from tofe_export.errors import BundleError, VariantError
 from tofe_export.files import sha256_file
 from tofe_export.manifest import Manifest, Variant
@@ -96,12 +97,12 @@ class Bundle:
     ) -> list[Variant]:
         """The variants that meet every filter given, in manifest order; an empty filter admits all.
 
-        Budgets are compared as printed, to two decimals; dense variants have none. Raises VariantError when a
+        Budgets are compared as printed; dense variants have none. Raises VariantError when a
         wanted value fits no variant, or no variant meets all filters together.
         """
         chosen = list(self.manifest.variants)
         chosen = self._narrow(chosen, "variant", names, lambda variant: variant.name)
-        chosen = self._narrow(chosen, "budget", [f"{b:.2f}" for b in budgets], _printed_budget)
+        chosen = self._narrow(chosen, "budget", [printed(b) for b in budgets], _printed_budget)
         chosen = self._narrow(chosen, "lowering", lowerings, lambda variant: variant.lowering)
         chosen = self._narrow(chosen, "precision", precisions, lambda variant: variant.precision)
         return self._narrow(chosen, "batch", [str(b) for b in batches], lambda v: str(v.batch))
@@ -182,4 +183,4 @@ def _what_is(path: Path) -> str:
 
 
 def _printed_budget(variant: Variant) -> str:
-    return "" if variant.budget_gmacs is None else f"{variant.budget_gmacs:.2f}"
+    return "" if variant.budget_gmacs is None else printed(variant.budget_gmacs)

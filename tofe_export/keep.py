@@ -11,7 +11,7 @@ largest c within the budget is found exactly, by bisection over those fractions;
 equal inputs give equal counts on every machine.
 
 "Within" compares what people see: a cost of 2.004 G is within a budget of 2.00. For the same reason budgets
-differ only where their two printed decimals do, and one that prints as 0.00 is none.
+differ only where they are printed differently: two decimals, or three digits below 0.1.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from math import floor, isfinite
 
@@ -66,7 +67,7 @@ def solve(cost: Cost, budget_gmacs: float, table: Sequence[Measured] = (), align
 
     row = min(reversed(table), key=lambda row: _nearness(row, limit))
     check_keep(cost, row.keep)
-    if _hundredths(row.budget_gmacs) == limit and _price(cost, row.keep) <= limit:
+    if _shown(row.budget_gmacs) == limit and _price(cost, row.keep) <= limit:
         keep, source = _settle(cost, row.keep, align), row.source
     else:
         keep = _fill(cost, row.keep, limit, align)
@@ -87,25 +88,25 @@ def plan_for_keep(cost: Cost, keep: Sequence[int], budget_gmacs: float | None = 
     except ValueError as error:
         raise BudgetError(f"--keep: {error}.") from error
     if budget_gmacs is None:
-        budget_gmacs = price / 100
+        budget_gmacs = float(price)
     elif price > _limit(cost, budget_gmacs, 1):
         raise BudgetError(
-            f"--keep: these counts cost {printed(price / 100)} GMACs, more than the budget of "
+            f"--keep: these counts cost {price} GMACs, more than the budget of "
             f"{printed(budget_gmacs)}. Keep fewer tokens, or leave out --budget."
         )
     return _plan(cost, budget_gmacs, tuple(keep), "--keep")
 
 
-def _limit(cost: Cost, budget_gmacs: float, align: int) -> int:
-    """The budget in hundredths of a GMAC, once it is known that some counts meet it."""
+def _limit(cost: Cost, budget_gmacs: float, align: int) -> Decimal:
+    """The budget as it is printed, once it is known that some counts meet it."""
     if not 1 <= align <= cost.tokens:
         raise BudgetError(f"align: expected 1 to {cost.tokens}, the number of patch tokens, found {align}.")
     least, most = (gmacs(macs(cost, (k,) * cost.stages)) for k in (align, cost.tokens))
     reach = f"this model reaches {printed(least)} to {printed(most)} GMACs"
-    if not isfinite(budget_gmacs) or _hundredths(budget_gmacs) <= 0:
-        raise BudgetError(f"A budget is a number of GMACs of at least 0.01, found {budget_gmacs}; {reach}.")
-    limit = _hundredths(budget_gmacs)
-    if not _hundredths(least) <= limit <= _hundredths(most):
+    if not isfinite(budget_gmacs) or budget_gmacs <= 0:
+        raise BudgetError(f"A budget is a number of GMACs above 0, found {budget_gmacs}; {reach}.")
+    limit = _shown(budget_gmacs)
+    if not _shown(least) <= limit <= _shown(most):
         raise BudgetError(
             f"A budget of {printed(budget_gmacs)} GMACs cannot be met: {reach}, with {align} to "
             f"{cost.tokens} patch tokens kept in each stage. Choose one in between."
@@ -113,7 +114,7 @@ def _limit(cost: Cost, budget_gmacs: float, align: int) -> int:
     return limit
 
 
-def _fill(cost: Cost, profile: Sequence[int], limit: int, align: int) -> tuple[int, ...]:
+def _fill(cost: Cost, profile: Sequence[int], limit: Decimal, align: int) -> tuple[int, ...]:
     """The counts of the largest scale whose cost is within limit."""
 
     def counts(scale: Fraction) -> tuple[int, ...]:
@@ -136,18 +137,18 @@ def _default_profile(stages: int) -> tuple[str, tuple[int, ...]]:
     return "halving profile", tuple(2 ** (stages - s) for s in range(1, stages + 1))
 
 
-def _nearness(row: Measured, limit: int) -> tuple[int, int]:
-    budget = _hundredths(row.budget_gmacs)
+def _nearness(row: Measured, limit: Decimal) -> tuple[Decimal, Decimal]:
+    budget = _shown(row.budget_gmacs)
     return abs(budget - limit), -budget
 
 
-def _price(cost: Cost, keep: Sequence[int]) -> int:
-    return _hundredths(gmacs(macs(cost, keep)))
+def _price(cost: Cost, keep: Sequence[int]) -> Decimal:
+    return _shown(gmacs(macs(cost, keep)))
 
 
-def _hundredths(giga: float) -> int:
-    """What ``printed`` shows, as a whole number, so that it compares exactly."""
-    return round(float(printed(giga)) * 100)
+def _shown(giga: float) -> Decimal:
+    """What ``printed`` shows, so that it compares exactly."""
+    return Decimal(printed(giga))
 
 
 def _aligned(source: str, align: int) -> str:

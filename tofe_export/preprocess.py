@@ -23,7 +23,7 @@ import warnings
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -76,8 +76,10 @@ class Preprocessing:
         return cls((size[0], size[1]), crop, mode, interpolation, (*mean[:2], mean[2]), (*std[:2], std[2]))
 
 
-def load_image(path: Path | str) -> Image.Image:
+def load_image(path: Path | str, file: BinaryIO | None = None) -> Image.Image:
     """Read a picture as RGB, upright. Raises ImageError: missing, not a picture, damaged, or too large.
+
+    Where the picture lies inside another file (a tar file), `file` has its bytes and `path` only names it.
 
     A side over 65,535 pixels or more than 179 megapixels are refused from the header, before any decoding.
     Transparency is dropped (as timm does); of an animation, the first frame is read.
@@ -85,7 +87,7 @@ def load_image(path: Path | str) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow's: odd metadata, and sizes below our own limit
-            with Image.open(path, formats=FORMATS) as image:  # reads the header only
+            with Image.open(file or path, formats=FORMATS) as image:  # reads the header only
                 _check_size(path, image.size)
                 return _to_rgb(path, ImageOps.exif_transpose(image), image.format)
     except Image.DecompressionBombError as error:

@@ -1,4 +1,4 @@
-"""Attention written out: timm's numbers from timm's own parameters, and no mask."""
+"""Attention written out: timm's numbers from timm's own parameters, and Eq. 17-18 with a mask."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from timm.layers.attention import Attention
 from timm.layers.attention_pool import AttentionPoolLatent
 from torch import nn
 
-from tofe_export.model.attention import ManualAttention, ManualLatentPool, write_out_attention
+from tofe_export.model.attention import (
+    ManualAttention,
+    ManualLatentPool,
+    attend_masked,
+    visibility,
+    write_out_attention,
+)
 
 Difference = Callable[..., float]
 
@@ -68,11 +74,46 @@ def test_modules_are_replaced_in_place_and_share_their_parameters() -> None:
     assert all(after[name] is before[name] for name in before)
 
 
-def test_masks_are_refused() -> None:
+def test_masks_of_another_kind_are_refused() -> None:
     attention = ManualAttention(48, num_heads=3)
-    with pytest.raises(ValueError, match="takes no mask"):
+    with pytest.raises(ValueError, match="expected a mask over tokens"):
         attention(X, attn_mask=torch.ones(7, 7))
-    with pytest.raises(ValueError, match="takes no mask"):
+    with pytest.raises(ValueError, match="not causal"):
         attention(X, is_causal=True)
-    with pytest.raises(ValueError, match="takes no mask"):
-        ManualLatentPool.of(AttentionPoolLatent(48, num_heads=3))(X, attn_mask=torch.ones(7, 7))
+
+
+def test_a_mask_of_ones_changes_nothing(difference: Difference) -> None:
+    attention, pool = (
+        ManualAttention(48, num_heads=3),
+        ManualLatentPool.of(AttentionPoolLatent(48, num_heads=3)),
+    )
+    for module in (attention, pool):
+        assert difference(module(X, attn_mask=torch.ones(X.shape[:2])), module(X)) <= 1e-5
+
+
+def test_masked_tokens_are_not_read(difference: Difference) -> None:
+    attention, pool = (
+        ManualAttention(48, num_heads=3),
+        ManualLatentPool.of(AttentionPoolLatent(48, num_heads=3)),
+    )
+    mask = torch.ones(X.shape[:2])
+    mask[:, 4:] = 0
+    assert difference(attention(X, attn_mask=mask)[:, :4], attention(X[:, :4])) <= 1e-5
+    assert difference(pool(X, attn_mask=mask), pool(X[:, :4])) <= 1e-5
+
+
+def test_visibility_is_eq_17() -> None:
+    mask = torch.tensor([[1.0, 0.0, 0.25]])
+    expected = torch.tensor([[[1.0, 0.0, 0.25], [1.0, 1.0, 0.25], [1.0, 0.0, 1.0]]])
+    assert torch.equal(visibility(mask), expected)
+
+
+def test_a_far_larger_masked_key_leaves_finite_gradients() -> None:
+    q = torch.ones(1, 1, 2, 4)
+    k = torch.stack([torch.full((4,), -50.0), torch.full((4,), 50.0)])[None, None].requires_grad_()
+    mask = torch.tensor([[1.0, 0.0]], requires_grad=True)
+    attend_masked(q, k, torch.randn(1, 1, 2, 4), 1.0, visibility(mask)).sum().backward()
+    assert mask.grad is not None
+    assert k.grad is not None
+    assert torch.isfinite(mask.grad).all()
+    assert torch.isfinite(k.grad).all()

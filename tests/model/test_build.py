@@ -55,6 +55,15 @@ def test_official_deit_layout(make_backbone: Callable[..., Backbone], tmp_path: 
     assert checkpoint.history == {"made by": "tofe-export init", "backbone file": "deit.pth", "seed": 5}
 
 
+def test_who_made_it_and_for_several_budgets() -> None:
+    checkpoint = build_checkpoint(
+        DEIT, None, arguments=dict(SMALL), image_size=(64, 64), conditioned=True, made_by="tofe-export train"
+    )
+    assert checkpoint.model.structure.conditioned
+    assert checkpoint.history["made by"] == "tofe-export train"
+    assert not build(DEIT, None).structure.conditioned
+
+
 def test_official_lv_vit_layout(make_backbone: Callable[..., Backbone], tmp_path: Path) -> None:
     state = make_backbone("lvvit_s", num_classes=7).vit.state_dict()
     torch.save(state, tmp_path / "lvvit.pth.tar")

@@ -26,7 +26,7 @@ both = pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
 STRUCTURES: list[tuple[str, dict[str, Any]]] = [
     ("deit_tiny_patch16_224", {}),
     ("deit_tiny_patch16_224", {"reuse": False, "selector": "dynamicvit"}),
-    ("lvvit_s", {"approximator": "block"}),
+    ("lvvit_s", {"approximator": "block", "conditioned": True}),
     ("vit_base_patch16_siglip_224", {"approximator": "depthwise"}),
 ]
 CLASSES = tuple(f"classé {i}" for i in range(10))
@@ -74,6 +74,26 @@ def test_weights_come_back_bit_by_bit(
     assert all(torch.equal(state[key], expected[key]) for key in expected)
     assert found.model.structure == model.structure
     assert found.model.backbone.arguments == model.backbone.arguments
+
+
+@both
+def test_a_file_from_before_conditioning_loads(suffix: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    checkpoint.save(path)
+    rewrite(path, lambda content: content["meta"]["structure"].pop("conditioned"))
+    assert load_checkpoint(path).model.structure == checkpoint.model.structure
+    rewrite(path, lambda content: content["meta"]["structure"].update(conditioned="yes"))
+    with pytest.raises(CheckpointError, match="conditioned: expected true or false, found 'yes'"):
+        load_checkpoint(path)
+
+
+def test_budgets_that_conditioned_selectors_never_saw(checkpoint: Checkpoint, make_model: MakeModel) -> None:
+    asked = (0.009, 0.00999, 0.01, 0.015, 0.02, 0.02004, 0.021)
+    assert checkpoint.untrained_budgets(asked) == []  # each row stands for itself
+    checkpoint.model = make_model(conditioned=True)
+    assert checkpoint.untrained_budgets(asked) == [0.009, 0.00999, 0.021]
+    checkpoint.table = ()
+    assert checkpoint.untrained_budgets(asked) == []
 
 
 def test_a_safetensors_checkpoint_may_have_any_name(checkpoint: Checkpoint, tmp_path: Path) -> None:

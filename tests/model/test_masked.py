@@ -1,4 +1,4 @@
-"""The gathered forward computes what the paper trains: Eq. 16-18, written out here with masks.
+"""The gathered forward and the trained one both compute Eq. 16-18, written out here a third time.
 
 All N tokens stay in the tensor. In a stage with mask M a frozen token is a key for itself alone, and the
 stage ends in M * blocks(X) + (1 - M) * (X_entry + Approx(X_entry)). Prefix tokens always have mask 1. Heads
@@ -14,8 +14,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tofe_export.model.freezer import StageRecord, StaticFreezer
+from tofe_export.model.freezer import AdaptiveFreezer, StageRecord, StaticFreezer
 from tofe_export.model.lv_vit import LvBlock
+from tofe_export.model.masked import above, given, masked_forward, sampled, top_k
 from tofe_export.model.tofe import ToFe
 
 MakeModel = Callable[..., ToFe]
@@ -64,7 +65,7 @@ def masked_head(model: ToFe, x: Tensor, mask: Tensor) -> Tensor:
     return logits
 
 
-def masked_forward(model: ToFe, images: Tensor, keep: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
+def written_out(model: ToFe, images: Tensor, keep: Sequence[int]) -> tuple[Tensor, list[Tensor]]:
     """Logits and the S masks (B, N) that its own selections made."""
     prefix, structure = model.backbone.prefix, model.structure
     x = model.backbone.embed(images)
@@ -110,11 +111,14 @@ def test_gathered_equals_masked(
     name, arguments, locations = MODELS[case]
     model = make_model(name, arguments, locations, reuse=reuse)
     images, records = make_images(model, 3), list[StageRecord]()
-    expected, masks = masked_forward(model, images, KEEP)
+    expected, masks = written_out(model, images, KEEP)
     found = model(images, StaticFreezer(KEEP), record=records)
-    for record, mask in zip(records, masks, strict=True):
+    trained = masked_forward(model, images, top_k(KEEP))
+    for record, mask, stage in zip(records, masks, trained.stages, strict=True):
         assert torch.equal(record.spatial(model.backbone.tokens)[1], mask.bool())
+        assert torch.equal(stage.mask, mask)
     assert difference(found, expected) <= 1e-5
+    assert difference(trained.output, expected) <= 1e-5
 
 
 @pytest.mark.parametrize("selector", ["mlp", "dynamicvit"])
@@ -130,15 +134,16 @@ def test_every_structure(
 ) -> None:
     model = make_model(name, selector=selector, approximator=approximator)
     images = make_images(model, 3)
-    expected, _ = masked_forward(model, images, KEEP)
+    expected, _ = written_out(model, images, KEEP)
     assert difference(model(images, StaticFreezer(KEEP)), expected) <= 1e-5
+    assert difference(masked_forward(model, images, top_k(KEEP)).output, expected) <= 1e-5
 
 
 def test_approximators_matter(make_model: MakeModel, make_images: MakeImages, difference: Difference) -> None:
     """Negative case: the comparisons above would notice a forward that forgets Approx(X)."""
     model = make_model()
     images = make_images(model, 3)
-    expected, _ = masked_forward(model, images, KEEP)
+    expected, _ = written_out(model, images, KEEP)
     for approximator in model.approximators:
         for parameter in approximator.parameters():
             nn.init.zeros_(parameter)
@@ -153,5 +158,108 @@ def test_a_maximum_over_all_patches_would_be_noticed(
     images = make_images(model, 3)
     x = model(images, StaticFreezer(KEEP), "tokens")
     vit: Any = model.backbone.vit
-    expected, _ = masked_forward(model, images, KEEP)
+    expected, _ = written_out(model, images, KEEP)
     assert difference(0.5 * vit.aux_head(x).amax(dim=1) + expected * 0, expected) > 1e-3
+
+
+POOLS: dict[str, tuple[str, dict[str, Any]]] = {
+    "avg": ("vit_small_patch16_224", {"global_pool": "avg"}),
+    "max": ("vit_small_patch16_224", {"global_pool": "max"}),
+    "avgmax": ("vit_small_patch16_224", {"global_pool": "avgmax"}),
+    "map": ("vit_base_patch16_siglip_224", {}),
+    "registers": ("vit_small_patch14_reg4_dinov2", {"patch_size": 16}),
+}
+
+
+@pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
+@pytest.mark.parametrize("selector", ["mlp", "dynamicvit"])
+@pytest.mark.parametrize("pool", POOLS)
+def test_heads_read_kept_tokens_only(
+    pool: str,
+    selector: str,
+    reuse: bool,
+    make_model: MakeModel,
+    make_images: MakeImages,
+    difference: Difference,
+) -> None:
+    name, arguments = POOLS[pool]
+    model = make_model(name, arguments, selector=selector, reuse=reuse)
+    images = make_images(model, 3)
+    found = masked_forward(model, images, top_k(KEEP)).output
+    assert difference(found, model(images, StaticFreezer(KEEP))) <= 1e-5
+
+
+def test_thresholds_equal_adaptive_inference(
+    make_model: MakeModel, make_images: MakeImages, difference: Difference
+) -> None:
+    """Every image of a batch keeps its own number of tokens, as it would alone."""
+    model, thresholds = make_model(), (0.3, 0.0, 50.0)
+    images = make_images(model, 4)
+    masked = masked_forward(model, images, above(thresholds))
+    alone = torch.cat([model(image[None], AdaptiveFreezer(thresholds)) for image in images])
+    assert difference(masked.output, alone) <= 1e-5
+    counts = [stage.mask.sum(dim=1).tolist() for stage in masked.stages]
+    assert len(set(counts[0])) > 1
+    assert counts[2] == [1.0] * 4  # nobody reaches 50: the best token stays
+
+
+def test_recovered_tokens(make_model: MakeModel, make_images: MakeImages) -> None:
+    model = make_model()
+    stages = masked_forward(model, make_images(model, 2), top_k(KEEP)).stages
+    assert [stage.recovered is None for stage in stages] == [False, False, True]
+    stages = masked_forward(make_model(reuse=False), make_images(model, 2), top_k(KEEP)).stages
+    assert all(stage.recovered is None for stage in stages)
+
+
+def test_sampling_is_the_hard_gumbel_softmax() -> None:
+    """Same draws, same masks, same gradients as Eq. 9 on two classes, with torch's own formula."""
+    random = torch.Generator().manual_seed(0)
+    logits = torch.randn(5, 7, 2, generator=random, dtype=torch.float64).requires_grad_()
+    gumbels = -torch.log(-torch.log(torch.rand(5, 7, 2, generator=random, dtype=torch.float64)))
+    weights = torch.randn(5, 7, generator=random, dtype=torch.float64)
+    for tau in (1.0, 0.5):
+        soft = ((logits.log_softmax(dim=-1) + gumbels) / tau).softmax(dim=-1)[..., 0]
+        expected = (soft > 0.5).double() + soft - soft.detach()
+        scores, noise = logits[..., 0] - logits[..., 1], (gumbels[..., 0] - gumbels[..., 1])[:, None]
+        mask = sampled(noise, tau)(scores, 0)
+        assert set(mask.unique().tolist()) == {0.0, 1.0}
+        torch.testing.assert_close(mask, expected)
+        (wanted,) = torch.autograd.grad((expected * weights).sum(), logits)
+        (found,) = torch.autograd.grad((mask * weights).sum(), logits)
+        assert wanted.abs().max() > 0.01
+        torch.testing.assert_close(found, wanted)
+
+
+@pytest.mark.parametrize("reuse", [True, False], ids=["reuse", "no reuse"])
+@pytest.mark.parametrize("name", ["deit_tiny_patch16_224", "lvvit_s"])
+def test_gradients_reach_everything(
+    name: str, reuse: bool, make_model: MakeModel, make_images: MakeImages
+) -> None:
+    model = make_model(name, reuse=reuse).requires_grad_(True)
+    images = make_images(model, 3)
+    noise = torch.randn(3, 3, model.backbone.tokens, generator=torch.Generator().manual_seed(2))
+    masked_forward(model.train(), images, sampled(noise)).output.square().sum().backward()
+    silent = [key for key, p in model.named_parameters() if p.grad is None or not p.grad.abs().max() > 0]
+    assert silent == []
+
+
+def test_masks_block_what_frozen_tokens_say(make_model: MakeModel, make_images: MakeImages) -> None:
+    """A frozen token changes no other token, a kept one does."""
+    model = make_model(locations=(0,))
+    images = make_images(model, 1)
+    mask = torch.ones(1, model.backbone.tokens)
+    mask[0, 5] = 0
+    changed = images.clone()
+    changed[..., 16:32, 16:32] += 1.0  # patch 5 of a grid of 4
+    with_mask, without = (masked_forward(model, i, given([mask])).output for i in (images, changed))
+    torch.testing.assert_close(with_mask, without, atol=1e-5, rtol=0)
+    seen, moved = (masked_forward(model, i, given([torch.ones_like(mask)])).output for i in (images, changed))
+    assert (seen - moved).abs().max() > 1e-2
+
+
+def test_batch_norms_keep_their_statistics(make_model: MakeModel, make_images: MakeImages) -> None:
+    model = make_model("lvvit_s").train()
+    before = {key: value.clone() for key, value in model.named_buffers()}
+    masked_forward(model, make_images(model, 2), top_k(KEEP))
+    assert model.training
+    assert all(torch.equal(value, before[key]) for key, value in model.named_buffers())

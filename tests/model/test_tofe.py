@@ -9,10 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from tofe_export.budget import dense_macs, gmacs
 from tofe_export.errors import UsageError
 from tofe_export.model.backbone import create_backbone
 from tofe_export.model.freezer import Split, StageRecord, StaticFreezer
-from tofe_export.model.tofe import Structure, ToFe
+from tofe_export.model.tofe import Structure, ToFe, condition_of
 
 MakeModel = Callable[..., ToFe]
 MakeImages = Callable[..., Tensor]
@@ -84,8 +85,8 @@ def test_index_0_means_keep(
     frozen = int((~records[0].spatial(TOKENS)[1][0]).nonzero()[0])
     features = selector.features
 
-    def raised(x: Tensor) -> Tensor:
-        hidden: Tensor = features(x).clone()
+    def raised(x: Tensor, alive: Tensor | None) -> Tensor:
+        hidden: Tensor = features(x, alive).clone()
         hidden[:, frozen] += 20 * selector.fc3.weight[0] / selector.fc3.weight[0].norm()
         return hidden
 
@@ -187,3 +188,48 @@ def test_fresh_approximators_are_the_identity() -> None:
         assert torch.equal(model.approximators[0](x), x)
     block = ToFe(backbone, Structure((1, 2, 3), approximator="block")).approximators[1]
     torch.testing.assert_close(block(x), backbone.blocks[2](x))
+
+
+def test_the_condition_is_the_budget_as_printed_on_a_scale_from_minus_one_to_one(
+    make_model: MakeModel,
+) -> None:
+    cost = make_model("deit_small_patch16_224", {"img_size": 224, "depth": 12, "embed_dim": 384}).cost()
+    dense = gmacs(dense_macs(cost))
+    assert condition_of(cost, None) == 0
+    assert condition_of(cost, 2.3) == 2 * 2.3 / dense - 1 == condition_of(cost, 2.304)
+    assert condition_of(cost, 2.31) > condition_of(cost, 2.3)
+    assert abs(condition_of(cost, dense) - 1) < 0.01
+
+
+@pytest.mark.parametrize("selector", ["mlp", "dynamicvit"])
+def test_a_conditioned_model_chooses_by_its_budget(
+    selector: str, make_model: MakeModel, make_images: MakeImages
+) -> None:
+    model, plain = (make_model(selector=selector, conditioned=flag) for flag in (True, False))
+    model.load_state_dict(plain.state_dict(), strict=False)
+    assert model.cost() == plain.cost()
+    images, dense = make_images(model), gmacs(dense_macs(model.cost()))
+
+    def scores(of: ToFe, budget: float | None) -> Tensor:
+        records: list[StageRecord] = []
+        of.set_budget(budget)
+        of(images, StaticFreezer(KEEP), record=records)
+        return torch.stack([record.scores for record in records])
+
+    assert torch.equal(scores(model, None), scores(plain, None))
+    assert torch.equal(scores(plain, dense / 4), scores(plain, None))  # nothing to tell it
+    low, high = scores(model, dense / 4), scores(model, dense)
+    assert not torch.allclose(low, high, atol=0.1)
+    assert torch.equal(scores(model, dense / 4), low)
+
+
+def test_the_budget_moves_with_the_model_and_is_not_saved(make_model: MakeModel) -> None:
+    model: Any = make_model(conditioned=True)
+    saved = set(model.state_dict())
+    assert {f"selectors.{s}.fc1.condition" for s in range(3)} <= saved
+    assert not {f"selectors.{s}.fc1.b" for s in range(3)} & saved
+    model.set_budget(0.01)
+    expected = condition_of(model.cost(), 0.01)
+    assert model.selectors[2].fc1.b == pytest.approx(expected)
+    assert model.double().selectors[2].fc1.b.dtype == torch.float64
+    assert model.to("meta").selectors[2].fc1.b.device.type == "meta"

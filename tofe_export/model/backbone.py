@@ -78,6 +78,10 @@ class Backbone(nn.Module, ABC):
     def head(self, x: Tensor) -> Tensor:
         """Logits (B, C), or features (B, D), from final-normed tokens (B, P + K, D)."""
 
+    @abstractmethod
+    def masked_head(self, x: Tensor, mask: Tensor) -> Tensor:
+        """`head` on final-normed tokens (B, P + N, D) of which only the prefix and mask (B, N) = 1 count."""
+
     def dense(self, images: Tensor) -> Tensor:
         """Run the unmodified model: what the `dense` lowering must equal."""
         return cast(Tensor, self.vit(images))

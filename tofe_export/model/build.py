@@ -25,6 +25,7 @@ def build_checkpoint(
     selector: str = "mlp",
     approximator: str = "bottleneck",
     reuse: bool = True,
+    conditioned: bool = False,
     locations: Sequence[int] = (),
     image_size: tuple[int, int] | None = None,
     num_classes: int | None = None,
@@ -32,11 +33,14 @@ def build_checkpoint(
     classes: tuple[str, ...] | None = None,
     preparation: Mapping[str, Any] | None = None,
     seed: int = 0,
+    made_by: str = "tofe-export init",
 ) -> Checkpoint:
     """Put fresh selectors and approximators into the backbone `name`.
 
     `weights` are plain backbone weights in the architecture's official layout, or None for random ones.
-    `preparation` overrides fields of the backbone's own preprocessing where it is not None.
+    `conditioned` selectors know the budget, so that one model can be trained for several. `preparation`
+    overrides fields of the backbone's own preprocessing where it is not None; `seed` and `made_by` are noted
+    in the history.
 
     Raises:
         CheckpointError: the weights are missing, damaged, not finite or of another architecture.
@@ -54,7 +58,13 @@ def build_checkpoint(
     backbone = create_backbone(name, chosen)
     if state is not None:
         backbone.load_weights(state)
-    structure = Structure(tuple(locations) or backbone.locations, selector, approximator, reuse)  # type: ignore[arg-type]  # click checked
+    structure = Structure(
+        tuple(locations) or backbone.locations,
+        selector,  # type: ignore[arg-type]  # click checked
+        approximator,  # type: ignore[arg-type]  # click checked
+        reuse,
+        conditioned,
+    )
     overrides = {key: value for key, value in (preparation or {}).items() if value is not None}
     return Checkpoint(
         ToFe(backbone, structure).eval(),
@@ -62,7 +72,7 @@ def build_checkpoint(
         _class_names(classes, backbone),
         trained=False,
         history={
-            "made by": "tofe-export init",
+            "made by": made_by,
             "backbone file": weights.name if weights else None,
             "seed": seed,
         },

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tofe_export.budget import check_keep
+from tofe_export.budget import check_keep, printed
 from tofe_export.errors import CheckpointError, UnsupportedModel, UsageError
 from tofe_export.fields import Fields
 from tofe_export.files import atomic_file, sha256_file
@@ -74,6 +74,13 @@ class Checkpoint:
                 content = io.BytesIO()
                 torch.save(plain | {"weights": weights}, content)
                 file.write(content.getbuffer())
+
+    def untrained_budgets(self, budgets: Iterable[float]) -> list[float]:
+        """Those of `budgets` (GMACs) that conditioned selectors never saw, nor a smaller and a larger one."""
+        if not self.model.structure.conditioned or not self.table:
+            return []
+        trained = [float(printed(row.budget_gmacs)) for row in self.table]
+        return [b for b in budgets if not min(trained) <= float(printed(b)) <= max(trained)]
 
     def _meta(self) -> dict[str, Any]:
         backbone = self.model.backbone
@@ -148,7 +155,7 @@ def _plain_weights(path: Path, content: Any) -> str:  # noqa: ANN401 - whatever 
         f"{path} holds plain backbone weights{found}, not a ToFe checkpoint: it has no selectors. "
         "Train them with\n"
         f"    tofe-export train --model {model} --backbone {path} --data DIR --budget 2.0 --out tofe.pt\n"
-        "(`train` is not part of this version yet), or make an untrained checkpoint to try the export:\n"
+        "or make an untrained checkpoint to try the export:\n"
         f"    tofe-export init --model {model} --backbone {path} --out tofe.pt"
     )
 
@@ -165,6 +172,7 @@ def _build(meta: Mapping[str, Any]) -> Checkpoint:
             selector=structure.text("selector", ("mlp", "dynamicvit")),  # type: ignore[arg-type]  # checked
             approximator=structure.text("approximator", ("bottleneck", "identity", "depthwise", "block")),  # type: ignore[arg-type]  # checked
             reuse=structure.flag("reuse"),
+            conditioned="conditioned" in structure.rest() and structure.flag("conditioned"),
         ),
     )
     classes, num_classes = fields.optional("classes", fields.texts), model.backbone.num_classes

@@ -76,9 +76,9 @@ class LvBlock(nn.Module):
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map tokens (B, T, D) to (B, T, D)."""
-        x = x + self.attn(self.norm1(x)) / _SKIP_LAM
+    def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Map tokens (B, T, D) to (B, T, D); `attn_mask` (B, T) is 0 for tokens that others do not see."""
+        x = x + self.attn(self.norm1(x), attn_mask=attn_mask) / _SKIP_LAM
         return x + cast(Tensor, self.mlp(self.norm2(x))) / _SKIP_LAM
 
 
@@ -108,9 +108,15 @@ class LvVitModel(nn.Module):
         cls = nn.functional.pad(self.cls_token, (0, 0, 0, patches.shape[1]))
         return nn.functional.pad(patches, (0, 0, 1, 0)) + (cls + self.pos_embed)
 
-    def classify(self, x: Tensor) -> Tensor:
-        """Logits (B, C) from final-normed tokens (B, 1 + K, D): CLS, and the best patch of each class."""
-        return cast(Tensor, self.head(x[:, 0]) + 0.5 * self.aux_head(x[:, 1:]).amax(dim=1))
+    def classify(self, x: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Logits (B, C) from final-normed tokens (B, 1 + K, D): CLS, and the best patch of each class.
+
+        Patches where `mask` (B, K) is 0 are not read.
+        """
+        patches = cast(Tensor, self.aux_head(x[:, 1:]))
+        if mask is not None:
+            patches = patches.masked_fill(mask.unsqueeze(-1) == 0, -torch.inf)
+        return cast(Tensor, self.head(x[:, 0]) + 0.5 * patches.amax(dim=1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Logits (B, C) of images (B, 3, H, W)."""
@@ -170,6 +176,10 @@ class LvVit(Backbone):
     def head(self, x: Tensor) -> Tensor:
         """CLS head plus half the maximum of the auxiliary head over the patch tokens given."""
         return self.vit.classify(x)
+
+    def masked_head(self, x: Tensor, mask: Tensor) -> Tensor:
+        """CLS logits plus half the best kept patch's (decision 10)."""
+        return self.vit.classify(x, mask)
 
     def token_macs(self) -> int:
         """Eq. 4's 4D^2 + 2 D hidden with hidden = 3D."""

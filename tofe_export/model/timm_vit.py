@@ -95,6 +95,27 @@ class TimmVit(Backbone):
         """Pooling and classifier, timm's own."""
         return self.vit.forward_head(x)
 
+    def masked_head(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pooling over what the last stage kept, and timm's own classifier."""
+        vit = self.vit
+        if vit.attn_pool is None and vit.global_pool == "token":
+            return vit.forward_head(x)
+        if not vit.pool_include_prefix:
+            x = x[:, self.prefix :]
+        else:
+            mask = nn.functional.pad(mask, (self.prefix, 0), value=1.0)
+        pooled = vit.head_drop(vit.fc_norm(self._pool(x, mask)))
+        return cast(Tensor, vit.head(pooled))
+
+    def _pool(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Pool tokens (B, T, D) where mask (B, T) is 1 into (B, D)."""
+        if self.vit.attn_pool is not None:
+            return cast(Tensor, self.vit.attn_pool(x, attn_mask=mask))
+        keep = mask.unsqueeze(-1)
+        mean = (x * keep).sum(dim=1) / keep.sum(dim=1)
+        largest = x.masked_fill(keep == 0, -torch.inf).amax(dim=1)
+        return {"avg": mean, "max": largest, "avgmax": 0.5 * (largest + mean)}[self.vit.global_pool]
+
     def token_macs(self) -> int:
         """Eq. 4's 4D^2 + 2 D hidden, counted from the linear layers that are there."""
         return _linear_macs(self.vit.blocks[0])

@@ -8,6 +8,8 @@ selection except the first: Algorithm 1 line 3 has the condition wrong at both e
 token_reduction 3.2). What the last stage freezes is dropped, unless all tokens are asked for.
 
 Without reuse (the paper's ablation, Table II) frozen tokens are gone: later stages select among survivors.
+
+A conditioned model was trained for several budgets at once: `set_budget` says which one it works for.
 """
 
 from __future__ import annotations
@@ -21,12 +23,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from tofe_export.budget import Cost
+from tofe_export.budget import Cost, dense_macs, gmacs, printed
 from tofe_export.errors import UsageError
 from tofe_export.model.approximator import Approximator, ApproximatorKind, create_approximator
 from tofe_export.model.backbone import Backbone
 from tofe_export.model.freezer import Freezer, Split, StageRecord
-from tofe_export.model.selector import SelectorKind, create_selector
+from tofe_export.model.selector import MlpSelector, SelectorKind, create_selector
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,8 @@ class Structure:
     selector: SelectorKind = "mlp"
     approximator: ApproximatorKind = "bottleneck"
     reuse: bool = True
+    conditioned: bool = False
+    """Whether the selectors know the budget, so that one model serves several."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for the checkpoint."""
@@ -52,7 +56,9 @@ class ToFe(nn.Module):
         _check_locations(structure.locations, len(backbone.blocks))
         self.backbone, self.structure = backbone, structure
         stages, width = len(structure.locations), backbone.width
-        self.selectors = nn.ModuleList(create_selector(structure.selector, width) for _ in range(stages))
+        self.selectors = nn.ModuleList(
+            create_selector(structure.selector, width, structure.conditioned) for _ in range(stages)
+        )
         self.approximators = nn.ModuleList()
         if structure.reuse:
             self.approximators.extend(
@@ -62,10 +68,31 @@ class ToFe(nn.Module):
         for selector in self.selectors:
             _initialise(selector)
 
+    def set_budget(self, budget_gmacs: float | None) -> None:
+        """Tell the selectors which budget to work for; nothing happens where they are not conditioned.
+
+        None is a budget of half the dense cost, for which conditioned selectors add nothing.
+        """
+        if not self.structure.conditioned:
+            return
+        b = condition_of(self.cost(), budget_gmacs)
+        for selector in self.selectors:
+            cast(MlpSelector, selector).set_condition(b)
+
     @property
     def stages(self) -> int:
         """S, the number of selections."""
         return len(self.structure.locations)
+
+    def train(self, mode: bool = True) -> ToFe:
+        """Switch to training, where batch norms keep their statistics: the stem is folded at export,
+        and the teacher's stem must stay the student's (decision 24 of token_reduction 3.2).
+        """
+        super().train(mode)
+        for module in self.backbone.modules():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()
+        return self
 
     def cost(self) -> Cost:
         """Return the prices that `budget.py` computes with."""
@@ -149,6 +176,16 @@ class ToFe(nn.Module):
             x = freezer.thaw(x, split.frozen, split, every_row=False)
         patches = freezer.restore(x)[:, self.backbone.prefix :]
         return self.backbone.final_norm(patches)
+
+
+def condition_of(cost: Cost, budget_gmacs: float | None) -> float:
+    """The scalar b that stands for a budget: 1 for the dense model's cost, 0 for half of it, or for None.
+
+    Budgets count as they are printed, so that all that carries a variant's name means the same b.
+    """
+    if budget_gmacs is None:
+        return 0.0
+    return 2 * float(printed(budget_gmacs)) / gmacs(dense_macs(cost)) - 1
 
 
 def _check_locations(locations: tuple[int, ...], depth: int) -> None:
