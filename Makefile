@@ -2,7 +2,7 @@
 # Set-up is skipped while pyproject.toml is older than the stamp; its time and the run's are printed apart.
 
 PYTHON ?= python3
-EXTRAS ?= export,ort,dev
+EXTRAS ?= export,train,ort,dev
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed.stamp
@@ -18,7 +18,7 @@ timed = begin=$$(date +%s); status=0; { $(2); } || status=$$?; \
 .PHONY: help setup demo test quick lint format coverage clean
 
 help:
-	@echo "make demo      export a small model, verify it, show the numbers"
+	@echo "make demo      train a small model, export it, verify it, show the numbers"
 	@echo "make test      ruff, mypy, all tests (what CI runs)"
 	@echo "make quick     the tests that take under 5 s each"
 	@echo "make lint      ruff and mypy only"

@@ -14,7 +14,20 @@ from typing import Any, NoReturn
 import click
 
 from tofe_export import __version__, errors
-from tofe_export.cli import console, init, inspect, lint, onnx, options, predict, verify
+from tofe_export.cli import (
+    bench,
+    console,
+    eval,
+    init,
+    inspect,
+    lint,
+    onnx,
+    options,
+    predict,
+    train,
+    trt,
+    verify,
+)
 
 
 class Program(click.Group):
@@ -57,9 +70,13 @@ def main() -> None:
     """
 
 
+main.add_command(train.command)
+main.add_command(eval.command)
 main.add_command(init.command)
 main.add_command(onnx.command)
+main.add_command(trt.command)
 main.add_command(verify.command)
+main.add_command(bench.command)
 main.add_command(lint.command)
 main.add_command(predict.command)
 main.add_command(inspect.command)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ from tofe_export.cli import console
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
     from tofe_export.manifest import Variant
+    from tofe_export.runtime.choice import Choice
 
 
 def open_bundle(path: Path) -> Bundle:
@@ -21,7 +22,7 @@ def open_bundle(path: Path) -> Bundle:
     if not bundle.manifest.model.trained:
         console.warn(
             f"{path}: the ToFe modules of this model are NOT TRAINED. Speed and parity can be judged, its "
-            "answers cannot: train them before use"
+            "answers cannot: train them with `tofe-export train` before use"
         )
     return bundle
 
@@ -31,6 +32,38 @@ def variants_of(bundle: Bundle, filters: Mapping[str, Any]) -> list[Variant]:
     return bundle.select(**filters) or [bundle.default_variant()]
 
 
-def first_variant(bundle: Bundle, filters: Mapping[str, Any]) -> list[Variant]:
-    """The same, but without a filter the first variant with token reduction. Raises `VariantError`."""
-    return variants_of(bundle, filters) if any(filters.values()) else [bundle.default_variant()]
+def choose_backend(
+    bundle: Bundle, variants: Sequence[Variant], backend: str | None, provider: str | None, named: bool
+) -> Choice:
+    """Which backend runs what, said where the user left it open. Raises `MissingBackend`, `UsageError`."""
+    from tofe_export.runtime.choice import choose
+
+    choice = choose(bundle, variants, backend, provider, named)
+    if choice.remark:
+        console.warn(choice.remark)
+    elif choice.backend == "tensorrt" and backend is None:
+        console.note("running the TensorRT engines of this device (--backend onnxruntime runs the graphs)")
+    if choice.left_out and choice.backend == "tensorrt":
+        console.warn(
+            f"no engine here, so not run: {', '.join(choice.left_out)}. Build them: tofe-export trt "
+            f"{bundle.path}"
+        )
+    return choice
+
+
+def choose_first(
+    bundle: Bundle, filters: Mapping[str, Any], backend: str | None, provider: str | None
+) -> Choice:
+    """As `choose_backend`, but without a filter the first variant with token reduction that can run."""
+    from dataclasses import replace
+
+    from tofe_export.runtime.choice import choose
+
+    if any(filters.values()):
+        return choose_backend(bundle, variants_of(bundle, filters), backend, provider, bool(filters["names"]))
+    first = bundle.default_variant()
+    others = [variant for variant in bundle.manifest.variants if not variant.dense and variant != first]
+    choice = choose(bundle, [first, *others], backend, provider)
+    if choice.remark:
+        console.warn(choice.remark)
+    return replace(choice, variants=choice.variants[:1], left_out=())

@@ -30,6 +30,6 @@ def load(path: Path) -> Checkpoint:
     if not checkpoint.trained:
         console.warn(
             f"{path}: selectors and approximators are NOT TRAINED. Speed and parity can be judged, answers "
-            "cannot: train them before use"
+            "cannot: train them with `tofe-export train` before use"
         )
     return checkpoint

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -44,11 +44,15 @@ def open_checkpoint(path: Path, manifest: Manifest) -> Callable[[Variant], Sessi
     def open_variant(variant: Variant) -> Session:
         if variant.dense:
             return PyTorchSession(model.backbone.dense, manifest, "batch")
-        if variant.thresholds is not None:
-            adaptive = AdaptiveFreezer(variant.thresholds)
-            return PyTorchSession(lambda images: model(images, adaptive), manifest, 1)
-        static = StaticFreezer(variant.keep or ())
-        return PyTorchSession(lambda images: model(images, static), manifest, "batch")
+        freezer = (
+            AdaptiveFreezer(variant.thresholds) if variant.thresholds else StaticFreezer(variant.keep or ())
+        )
+
+        def forward(images: Tensor) -> Tensor:
+            model.set_budget(variant.budget_gmacs)  # all variants share the model
+            return cast("Tensor", model(images, freezer))
+
+        return PyTorchSession(forward, manifest, 1 if variant.thresholds else "batch")
 
     return open_variant
 

@@ -2,6 +2,7 @@
 
     TofeError
     ├── VerdictFailed        1   a check ran and its verdict is "no"
+    ├── TrainingDiverged     1   a loss or a gradient is no number any more
     ├── UsageError           2   the command line asks for something that cannot be
     │   ├── BudgetError          a budget or keep counts outside what the model can reach
     │   └── VariantError         no variant of that name in the bundle
@@ -33,6 +34,10 @@ class TofeError(Exception):
 
 class VerdictFailed(TofeError):
     """A check ran to its end and failed."""
+
+
+class TrainingDiverged(TofeError):
+    """A loss or a gradient is NaN or infinite; what was saved before is untouched."""
 
 
 class UsageError(TofeError):

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from tofe_export.budget import dense_macs, gmacs
 from tofe_export.bundle import Bundle
 from tofe_export.cli.pytorch import open_checkpoint
 from tofe_export.errors import UsageError
@@ -81,6 +82,36 @@ def test_adaptive_variants_take_one_image_at_a_time(
         found = session.infer({"images": images(1).numpy()})["logits"]
     with torch.inference_mode():
         np.testing.assert_array_equal(found, model(images(1), AdaptiveFreezer((0.0, 0.0))).numpy())
+
+
+def test_a_conditioned_model_answers_for_the_variant_s_budget(
+    tmp_path: Path, make_bundle: MakeBundle
+) -> None:
+    torch.manual_seed(0)
+    structure = Structure(locations=(1, 2), conditioned=True)
+    model = ToFe(create_backbone("vit_tiny_patch16_224", ARGUMENTS), structure).eval()
+    with torch.no_grad():
+        for selector in model.selectors:  # so that the budget decides which tokens are kept
+            for parameter in selector.parameters():
+                parameter.normal_()
+    path = tmp_path / "conditioned.pt"
+    Checkpoint(model, PREPROCESSING).save(path)
+    found = Bundle.open(make_bundle()).manifest
+    made_from = replace(found.model, checkpoint_sha256=sha256_file(path))
+    manifest = replace(found, model=made_from, preprocessing=PREPROCESSING)
+    open_variant, dense = open_checkpoint(path, manifest), gmacs(dense_macs(model.cost()))
+    sessions = {
+        budget: open_variant(variant(manifest, keep=(8, 4), budget_gmacs=budget))
+        for budget in (dense / 10, dense)  # both open at once, on the same model
+    }
+    answers = {}
+    for budget, session in sessions.items():
+        answers[budget] = session.infer({"images": images(2).numpy()})["logits"]
+        model.set_budget(budget)
+        with torch.inference_mode():
+            expected = model(images(2), StaticFreezer((8, 4))).numpy()
+        np.testing.assert_array_equal(answers[budget], expected)
+    assert np.abs(answers[dense] - answers[dense / 10]).max() > 1e-3
 
 
 def test_another_checkpoint_is_refused(checkpoint: Path, manifest: Manifest) -> None:

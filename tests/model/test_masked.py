@@ -263,3 +263,8 @@ def test_batch_norms_keep_their_statistics(make_model: MakeModel, make_images: M
     masked_forward(model, make_images(model, 2), top_k(KEEP))
     assert model.training
     assert all(torch.equal(value, before[key]) for key, value in model.named_buffers())
+
+
+def test_an_image_keeps_at_least_its_best_token() -> None:
+    scores, noise = torch.tensor([[-9.0, -7.0, -8.0], [1.0, -1.0, -1.0]]), torch.zeros(2, 1, 3)
+    assert sampled(noise)(scores, 0).tolist() == [[0.0, 1.0, 0.0], [1.0, 0.0, 0.0]]

@@ -190,15 +190,15 @@ def test_fresh_approximators_are_the_identity() -> None:
     torch.testing.assert_close(block(x), backbone.blocks[2](x))
 
 
-def test_the_condition_is_the_budget_as_printed_on_a_scale_from_minus_one_to_one(
+def test_the_condition_is_the_budget_as_printed_on_a_scale_around_half_the_dense_cost(
     make_model: MakeModel,
 ) -> None:
     cost = make_model("deit_small_patch16_224", {"img_size": 224, "depth": 12, "embed_dim": 384}).cost()
     dense = gmacs(dense_macs(cost))
     assert condition_of(cost, None) == 0
-    assert condition_of(cost, 2.3) == 2 * 2.3 / dense - 1 == condition_of(cost, 2.304)
+    assert condition_of(cost, 2.3) == 8 * (2 * 2.3 / dense - 1) == condition_of(cost, 2.304)
     assert condition_of(cost, 2.31) > condition_of(cost, 2.3)
-    assert abs(condition_of(cost, dense) - 1) < 0.01
+    assert abs(condition_of(cost, dense) - 8) < 0.02
 
 
 @pytest.mark.parametrize("selector", ["mlp", "dynamicvit"])

@@ -41,7 +41,8 @@ def attend_masked(q: Tensor, k: Tensor, v: Tensor, scale: float, visible: Tensor
     DynamicViT's form of it: float32, the row's maximum over all keys, and a trace of the uniform
     distribution (1e-6) that keeps the gradient of a row finite when every visible key is far below it.
     """
-    scores = ((q * scale) @ k.transpose(-2, -1)).float()
+    scores = (q * scale) @ k.transpose(-2, -1)
+    scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     weights = (scores - scores.detach().amax(dim=-1, keepdim=True)).exp() * visible.unsqueeze(1)
     attention = (weights + _EPS / k.shape[-2]) / (weights.sum(dim=-1, keepdim=True) + _EPS)
     return (attention.to(v.dtype) @ v).transpose(1, 2).flatten(2)

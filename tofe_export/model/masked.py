@@ -78,13 +78,15 @@ def sampled(noise: Tensor, tau: float = 1.0) -> Choose:
 
     Of two classes only the difference counts: adding Gumbel noise to both log-probabilities and taking the
     larger is adding logistic noise to the scores z0 - z1 and asking for the sign. The gradient is that of
-    the soft sample, sigmoid((score + noise) / tau).
+    the soft sample, sigmoid((score + noise) / tau). An image that would keep nothing keeps the token nearest
+    to it, as inference does: a head that pools patch tokens has no answer without one.
     """
 
     def choose(scores: Tensor, stage: int) -> Tensor:
         drawn = scores + noise[:, stage]
         soft = (drawn / tau).sigmoid()
-        return (drawn > 0).to(soft.dtype) + (soft - soft.detach())  # exactly 0 or 1
+        hard = (drawn > 0) | (drawn == drawn.amax(dim=1, keepdim=True))
+        return hard.to(soft.dtype) + (soft - soft.detach())  # exactly 0 or 1
 
     return choose
 

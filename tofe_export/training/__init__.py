@@ -1,0 +1,1 @@
+"""Training: masked forward, budget-aware losses, one loop on Hugging Face accelerate."""
