@@ -35,11 +35,10 @@ def run_batches(
     if count == 0 or any(len(array) != count for array in rows.values()):
         found = ", ".join(f"{name}: {len(array)}" for name, array in rows.items())
         raise InputError(f"expected the same number of rows, at least 1, for all inputs; found {found}")
-    own = session.inputs[IMAGES].shape[0]
-    size = own if isinstance(own, int) else batch
+    least, size = _sizes(session, batch)
     for start in range(0, count, size):
         part = slice(start, min(start + size, count))
-        filled = size if isinstance(own, int) else part.stop - start
+        filled = max(least, part.stop - start)
         feeds = {name: _fill(array[part], filled) for name, array in rows.items()}
         outputs = session.infer({**feeds, **(constant or {})})
         yield part, {name: array[: part.stop - start] for name, array in outputs.items()}
@@ -65,6 +64,15 @@ def run_all(
                 "use run_batches"
             )
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _sizes(session: Session, batch: int) -> tuple[int, int]:
+    """The least batch that may be run, and the one to run: the graph's own, or `batch` as far as it may."""
+    own = session.inputs[IMAGES].shape[0]
+    if isinstance(own, int):
+        return own, own
+    least, largest = session.batches or (1, batch)
+    return least, max(least, min(batch, largest))
 
 
 def _fill(rows: Array, size: int) -> Array:

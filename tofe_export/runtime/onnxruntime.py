@@ -10,6 +10,7 @@ best.
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +42,14 @@ _ERRORS = 3
 _DEFAULT_SEVERITY = 2
 
 
+@dataclass(frozen=True)
+class Tuning:
+    """How ONNX Runtime's CPU threads behave; the defaults are ONNX Runtime's own."""
+
+    threads: int | None = None  # for one operator; None: one per physical core
+    spinning: bool = True  # idle threads burn their core for a while, and slow down any other session
+
+
 class OnnxRuntimeSession(Session):
     """A graph file in ONNX Runtime.
 
@@ -48,10 +57,10 @@ class OnnxRuntimeSession(Session):
     work here), BundleError (not a graph that this ONNX Runtime can load).
     """
 
-    def __init__(self, path: Path, provider: str = "cpu") -> None:
+    def __init__(self, path: Path, provider: str = "cpu", tuning: Tuning | None = None) -> None:
         if provider not in PROVIDERS:
             raise UsageError(f"expected a provider out of {', '.join(PROVIDERS)}, found {provider!r}")
-        self._session: InferenceSession | None = _create(path, provider)
+        self._session: InferenceSession | None = _create(path, provider, tuning or Tuning())
         used = self._session.get_providers()[0]
         if used != PROVIDERS[provider]:
             raise MissingBackend(_refusal(provider, f"it would run on {used}"))
@@ -73,7 +82,7 @@ class OnnxRuntimeSession(Session):
         self._session = None
 
 
-def _create(path: Path, provider: str) -> InferenceSession:
+def _create(path: Path, provider: str, tuning: Tuning) -> InferenceSession:
     try:
         import onnxruntime
     except ImportError as error:
@@ -83,6 +92,9 @@ def _create(path: Path, provider: str) -> InferenceSession:
         raise MissingBackend(_refusal(provider, "this build of onnxruntime does not have it"))
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS
+    options.intra_op_num_threads = tuning.threads or 0  # 0: ONNX Runtime decides
+    if not tuning.spinning:
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     wanted = list(dict.fromkeys([name, *(["CUDAExecutionProvider"] if provider == "tensorrt" else [])]))
     fallback = ["CPUExecutionProvider"] if provider != "cpu" else []  # for single nodes, shape arithmetic
     onnxruntime.set_default_logger_severity(_SILENT)  # the failed load of a provider is ours to report
@@ -103,7 +115,7 @@ def _create(path: Path, provider: str) -> InferenceSession:
 def _loads_on_cpu(path: Path) -> bool:
     """Whether the graph itself is sound, so that a failure is the provider's."""
     try:
-        _create(path, "cpu")
+        _create(path, "cpu", Tuning())
     except BundleError:
         return False
     return True

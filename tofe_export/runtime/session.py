@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,10 @@ import numpy.typing as npt
 from tofe_export.bundle import DEFAULT_PATH, Bundle
 from tofe_export.errors import InputError, UsageError, VariantError
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt")
 
 Array = npt.NDArray[Any]
+Opened = TypeVar("Opened", bound="Session")
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Session(ABC):
     inputs: dict[str, TensorInfo]
     outputs: dict[str, TensorInfo]
     provider: str
+    batches: tuple[int, int] | None = None  # least and largest batch, where a dynamic one has limits
 
     @staticmethod
     def open(
@@ -57,9 +59,10 @@ class Session(ABC):
     ) -> Session:
         """Load a variant of a bundle (default: the first with token reduction), or its probe graph.
 
-        The files are compared with their hashes first. Raises BundleError (damaged), VariantError (no such
-        variant or no probe), UsageError (unknown backend or provider), MissingBackend or MissingExtra (the
-        runtime or its provider is not there; there is no silent fallback to another one).
+        `provider` is ONNX Runtime's; "tensorrt" as the backend runs the engine that was built here. The files
+        are compared with their hashes first. Raises BundleError (damaged), VariantError (no such variant or
+        no probe), UsageError (unknown backend or provider), MissingBackend or MissingExtra (the runtime, its
+        provider or the engine is not there; there is no silent fallback to another one).
         """
         if backend not in BACKENDS:
             raise UsageError(f"expected a backend out of {', '.join(BACKENDS)}, found {backend!r}")
@@ -67,6 +70,10 @@ class Session(ABC):
         chosen = opened.default_variant() if variant is None else opened.variant(variant)
         if probe and chosen.probe is None:
             raise VariantError(f"variant {chosen.name} has no probe graph: it selects no tokens")
+        if backend == "tensorrt":
+            from tofe_export.runtime.tensorrt import open_engine
+
+            return open_engine(opened, chosen, probe)
         opened.check([chosen], reference=False)
         path = opened.file(chosen.probe.file if probe and chosen.probe is not None else chosen.file)
 
@@ -87,7 +94,7 @@ class Session(ABC):
     def close(self) -> None:
         """Give memory back; the session cannot be used afterwards. Closing twice is allowed."""
 
-    def __enter__(self) -> Session:
+    def __enter__(self: Opened) -> Opened:
         return self
 
     def __exit__(
