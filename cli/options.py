@@ -19,7 +19,7 @@ from tofe_export.cli import console
 DEFAULT_BUNDLE = Path("tofe_bundle")
 LOWERINGS = ("scatter", "concat", "adaptive", "dense")
 PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
-BACKENDS = ("onnxruntime",)
+BACKENDS = ("onnxruntime", "tensorrt")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
@@ -197,12 +197,12 @@ align = click.option(
     help="Round keep counts down to multiples.",
 )
 backend = click.option(
-    "--backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True, help="The runtime."
+    "--backend",
+    type=click.Choice(BACKENDS),
+    help="The runtime. Default: tensorrt where BUNDLE has engines for this device, else onnxruntime.",
 )
 provider = click.option(
     "--provider",
     type=click.Choice(PROVIDERS),
-    default=PROVIDERS[0],
-    show_default=True,
-    help="Where it computes.",
+    help=f"Where ONNX Runtime computes. Default: {PROVIDERS[0]}.",
 )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from tofe_export.bundle import Bundle
-    from tofe_export.manifest import Variant
+    from tofe_export.runtime.choice import Choice
 
     Floats = npt.NDArray[np.float32]
 
@@ -45,8 +45,8 @@ PICTURES_AT_ONCE = 8
 def command(
     paths: tuple[Path, ...],
     top: int,
-    backend: str,
-    provider: str,
+    backend: str | None,
+    provider: str | None,
     json_target: str | None,
     **filters: Any,  # noqa: ANN401 - what options.variant_filters declares
 ) -> None:
@@ -64,8 +64,8 @@ def command(
         )
     import numpy as np
 
-    chosen = bundles.first_variant(bundle, filters)
-    logits = run(bundle, chosen, pictures, backend, provider)
+    choice = bundles.choose_first(bundle, filters, backend, provider)
+    logits = run(bundle, choice, pictures)
     if any(rows.shape[1] != len(bundle.manifest.classes or rows[0]) for rows in logits.values()):
         raise BundleError(f"{where}: expected as many class names as logits, found more or fewer")
     predictions = []
@@ -76,7 +76,13 @@ def command(
                 console.warn(f"{picture}: {name} gives logits that are not finite: run `tofe-export verify`")
             console.say(f"{picture}  ({name})\n{classes_table(classes)}\n")
             predictions.append({"image": str(picture), "variant": name, "classes": classes})
-    facts = {"bundle": str(where), "trained": bundle.manifest.model.trained, "predictions": predictions}
+    facts = {
+        "bundle": str(where),
+        "trained": bundle.manifest.model.trained,
+        "backend": choice.backend,
+        "provider": choice.provider,
+        "predictions": predictions,
+    }
     console.emit(facts, json_target)
 
 
@@ -95,9 +101,7 @@ def split_paths(paths: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     return where, pictures
 
 
-def run(
-    bundle: Bundle, variants: Sequence[Variant], pictures: Sequence[Path], backend: str, provider: str
-) -> dict[str, Floats]:
+def run(bundle: Bundle, choice: Choice, pictures: Sequence[Path]) -> dict[str, Floats]:
     """Logits (n, C) of n pictures, by variant name; a few pictures are in memory at a time."""
     import numpy as np
 
@@ -105,10 +109,10 @@ def run(
     from tofe_export.runtime.batching import run_all
     from tofe_export.runtime.session import Session
 
-    logits: dict[str, list[Floats]] = {variant.name: [] for variant in variants}
+    logits: dict[str, list[Floats]] = {variant.name: [] for variant in choice.variants}
     with ExitStack() as stack, console.progress("predict", len(pictures)) as progress:
         sessions = {
-            name: stack.enter_context(Session.open(bundle, name, backend=backend, provider=provider))
+            name: stack.enter_context(Session.open(bundle, name, choice.backend, choice.provider))
             for name in logits
         }
         for first in range(0, len(pictures), PICTURES_AT_ONCE):

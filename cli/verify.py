@@ -21,6 +21,7 @@ from tofe_export.errors import InputError, UsageError, VerdictFailed
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
     from tofe_export.manifest import Variant
+    from tofe_export.runtime.choice import Choice
     from tofe_export.runtime.session import Session
     from tofe_export.verify.accuracy import Accuracy, Labelled
     from tofe_export.verify.report import BundleReport
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 @options.quiet
 def command(
     bundle: Path,
-    backend: str,
-    provider: str,
+    backend: str | None,
+    provider: str | None,
     images: Path | None,
     num_images: int | None,
     ckpt: Path | None,
@@ -49,6 +50,10 @@ def command(
     **filters: Any,  # noqa: ANN401 - options.variant_filters
 ) -> None:
     """Compare every variant of BUNDLE with PyTorch's reference answers; exit 0 only if all agree.
+
+    Where BUNDLE has TensorRT engines for this device, these are judged; with ONNX Runtime installed, the
+    same graphs run there too, and a failure names the graph, its typing or the compiler. Engines built with
+    --probe show which tokens they keep.
 
     With --images (sub-folders named after classes) top-1 and top-5 accuracy are measured too, and PyTorch's
     beside them where --ckpt names the checkpoint that the bundle was made from.
@@ -59,14 +64,16 @@ def command(
         )
     opened = bundles.open_bundle(bundle)
     chosen = bundles.variants_of(opened, filters)
+    choice = bundles.choose_backend(opened, chosen, backend, provider, named=bool(filters["names"]))
     labelled = labelled_pictures(opened, images, num_images) if images else []
     open_pytorch = pytorch_sessions(ckpt, opened) if ckpt else None
 
-    report = judge(opened, chosen, backend, provider)
+    report = judge(opened, choice)
     console.say(report.text())
     data = report.to_json() | {"trained": opened.manifest.model.trained, "accuracy": None}
+    data["left_out"] = list(choice.left_out)
     if labelled:
-        measured = measure(opened, chosen, labelled, backend, provider, open_pytorch)
+        measured = measure(opened, choice, labelled, open_pytorch)
         console.say(f"\n{accuracy_table(measured)}")
         data["accuracy"] = accuracy_json(measured)
     console.emit(data, json_target)
@@ -74,12 +81,18 @@ def command(
         raise VerdictFailed(verdict(report))
 
 
-def judge(bundle: Bundle, variants: Sequence[Variant], backend: str, provider: str) -> BundleReport:
+def judge(bundle: Bundle, choice: Choice) -> BundleReport:
     """Parity of the variants, with progress."""
     from tofe_export.verify.run import verify_bundle
 
-    with console.progress("verify", len(variants)) as progress:
-        return verify_bundle(bundle, variants, backend, provider, lambda name: progress.advance(what=name))
+    with console.progress("verify", len(choice.variants)) as progress:
+        return verify_bundle(
+            bundle,
+            choice.variants,
+            choice.backend,
+            choice.provider,
+            lambda name: progress.advance(what=name),
+        )
 
 
 def verdict(report: BundleReport) -> str:
@@ -118,10 +131,8 @@ def pytorch_sessions(ckpt: Path, bundle: Bundle) -> Callable[[Variant], Session]
 
 def measure(
     bundle: Bundle,
-    variants: Sequence[Variant],
+    choice: Choice,
     labelled: Sequence[Labelled],
-    backend: str,
-    provider: str,
     open_pytorch: Callable[[Variant], Session] | None,
 ) -> list[Measured]:
     """Accuracy of the variants; PyTorch runs once for all that share keep counts and thresholds."""
@@ -131,10 +142,10 @@ def measure(
     pre = bundle.manifest.preprocessing
     measured: list[Measured] = []
     known: dict[object, Accuracy] = {}
-    with console.progress("accuracy", len(variants)) as progress:
-        for variant in variants:
+    with console.progress("accuracy", len(choice.variants)) as progress:
+        for variant in choice.variants:
             progress.advance(what=variant.name)
-            with Session.open(bundle, variant.name, backend, provider) as session:
+            with Session.open(bundle, variant.name, choice.backend, choice.provider) as session:
                 own = accuracy(session, labelled, pre, progress.show)
             what = (variant.keep, variant.thresholds)
             if open_pytorch is not None and what not in known:

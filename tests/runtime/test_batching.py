@@ -27,13 +27,13 @@ class Sums(Session):
             "times": TensorInfo("times", np.dtype("float32"), (1,)),
         }
         self.outputs = {"sum": TensorInfo("sum", np.dtype("float32"), (batch, 1))}
-        self.batches: list[int] = []
+        self.seen: list[int] = []
         self.ragged = ragged
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        self.batches.append(len(feeds["images"]))
+        self.seen.append(len(feeds["images"]))
         total = (feeds["images"] + feeds["add"]) * feeds["times"]
-        return {"sum": np.repeat(total, len(self.batches), axis=1) if self.ragged else total}
+        return {"sum": np.repeat(total, len(self.seen), axis=1) if self.ragged else total}
 
     def close(self) -> None:
         pass
@@ -53,7 +53,7 @@ def test_all_images_once_and_in_order(own: int | str, count: int, batches: list[
     images, per_image, constant = inputs(count)
     result = run_all(session, images, per_image, constant, batch=4)
     np.testing.assert_array_equal(result["sum"], 22 * images)
-    assert session.batches == batches
+    assert session.seen == batches
 
 
 def test_run_batches_says_which_images() -> None:

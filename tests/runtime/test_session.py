@@ -84,7 +84,7 @@ def test_a_session_closes_itself() -> None:
 
 
 def test_open_refuses_before_it_loads_anything(bundle: Bundle) -> None:
-    with pytest.raises(UsageError, match="expected a backend out of onnxruntime, found 'torch'"):
+    with pytest.raises(UsageError, match="expected a backend out of onnxruntime, tensorrt, found 'torch'"):
         Session.open(bundle, backend="torch")
     with pytest.raises(VariantError, match="no variant 'x'"):
         Session.open(bundle.path, "x")

@@ -98,7 +98,7 @@ def test_json_is_strict_and_complete(verify: Verify) -> None:
     assert (dense["passed"], reduced["passed"]) == (True, False)
     assert {*reduced} == {
         *("name", "passed", "precision", "lowering", "batch", "backend", "provider", "images"),
-        *("checks", "stages", "output", "diagnosis"),
+        *("checks", "stages", "output", "diagnosis", "notes", "three_way"),
     }
     assert {*reduced["checks"][0]} == {"name", "passed", "detail", "numbers"}
     assert reduced["output"]["worst"] is None  # infinite

@@ -16,6 +16,8 @@ So every claim is made where it is sharp:
     diagnose       what went wrong and where (explain_graph, explain_stage, on symptoms and experiments)
     variant        one variant: runs, checks, diagnosis
     preprocessing  the stored source pixels against the stored images
+    views          PyTorch, ONNX Runtime and an engine side by side: whose fault is it
+    engines        what is particular about judging TensorRT engines
     run            a whole bundle: the entry point, `verify_bundle`
     report         the result for people (text) and machines (JSON)
     accuracy       agreement with labels, which is another question than parity

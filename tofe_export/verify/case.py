@@ -5,6 +5,7 @@ Stages are 0-based in code and 1-based in everything people read.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -88,18 +89,40 @@ def case_of(manifest: Manifest, variant: Variant, reference: Reference) -> Case:
         raise BundleError(
             f"{variant.name}: expected an adaptive variant's thresholds, found none; export again"
         )
+    model = manifest.model
+    return case_for(
+        variant,
+        reference,
+        output=model.output,
+        tokens=model.tokens,
+        locations=model.locations,
+        depth=manifest.cost.depth,
+    )
+
+
+def case_for(
+    variant: Variant,
+    reference: Reference,
+    *,
+    output: str,
+    tokens: int,
+    locations: Sequence[int],
+    depth: int,
+) -> Case:
+    """What a variant must do, where the facts of its model are not in a manifest yet."""
+    dense, adaptive = variant.lowering == "dense", variant.lowering == "adaptive"
     n, key = len(reference.images), variant.reference
-    nothing = np.zeros((n, 0, manifest.model.tokens))
+    nothing = np.zeros((n, 0, tokens))
     return Case(
         name=variant.name,
         lowering=variant.lowering,
         precision=variant.precision,
         batch=variant.batch,
-        output=manifest.model.output,
+        output=output,
         keep=() if dense else tuple(variant.keep or ()),
         thresholds=tuple(variant.thresholds or ()) if adaptive else None,
-        locations=() if dense else tuple(manifest.model.locations),
-        depth=manifest.cost.depth,
+        locations=() if dense else tuple(locations),
+        depth=depth,
         rounding=variant.rounding,
         images=reference.images,
         expected=reference.output(key),

@@ -188,7 +188,7 @@ def all_checks(runs: Runs) -> tuple[Check, ...]:
     if not shape.passed:
         return (shape,)
     outer = [shape, check_finite(runs), check_input_used(runs)]
-    if runs.case.dense:
+    if runs.free is None:  # dense, or an engine without a probe
         return (*outer, check_output(runs), check_top1(runs))
     inner = [check_counts, check_scores, check_sets, check_forced, check_output, check_twins, check_top1]
     return (*outer, *(check(runs) for check in inner))

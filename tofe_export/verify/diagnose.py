@@ -15,6 +15,7 @@ part of the JSON report):
     head                                          wrong behind the last selection
     saturation                                    values stick at a ceiling or shrink when large
     product-only, probe-only                      one of the two graphs is wrong in an unknown way
+    no-probe                                      an engine that does not show its tokens
     does-not-run, reference                       nothing to compare (variant.py)
     unknown
 

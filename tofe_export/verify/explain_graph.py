@@ -95,10 +95,16 @@ def probe_only(patient: Patient) -> Diagnosis | None:
 
 
 def whole(patient: Patient) -> Diagnosis | None:
-    """A dense variant has no inner evidence."""
+    """Without a probe there is no inner evidence: dense variants, and engines built without one."""
     runs = patient.runs
     if patient.probe is not None:
         return None
+    if not runs.case.dense:
+        sentence = (
+            f"the {runs.case.output} differ, and without a probe nothing tells whether a near tie among "
+            "tokens explains it, or where it begins: build one (tofe-export trt --probe) and verify again"
+        )
+        return Diagnosis("no-probe", "the engine", sentence)
     hint = saturation(runs.product, runs.case.expected)
     sentence = f"the dense output differs: weights are not the checkpoint's, or the reference is stale{hint}"
     return Diagnosis("saturation" if hint else "weights-or-reference", runs.case.between(0), sentence)

@@ -52,7 +52,10 @@ def run_probe(case: Case, session: Session, force: Bools | None = None) -> Obser
             raise _lacks(case, "input", name)
     sets = _unlikely_sets(case, session) if force is None else force
     use = {"use_force": np.array([force is not None])}
-    return _in_spatial_order(case, _run(case, session, case.images, _force(case, sets), use))
+    forced = {  # TensorRT 8.6 takes int32 where the graph has int64
+        name: values.astype(session.inputs[name].dtype) for name, values in _force(case, sets).items()
+    }
+    return _in_spatial_order(case, _run(case, session, case.images, forced, use))
 
 
 def forced_widths(case: Case, session: Session) -> tuple[int, ...]:

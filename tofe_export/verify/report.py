@@ -6,7 +6,10 @@
                    "checks": [CHECK],
                    "stages": [{"stage", "overlap", "margin", "score_error", "swapped_images"}],
                    "output": {"worst", "mean", "cosine", "top1"} | null,
-                   "diagnosis": {"cause", "place", "stage", "sentence", "evidence"} | null}]}
+                   "diagnosis": {"cause", "place", "stage", "sentence", "evidence"} | null,
+                   "notes": [str],
+                   "three_way": {"views": [{"name", "passed", "worst", "detail"}],
+                                 "blame": "graph" | "typing" | "compiler" | null, "sentence"} | null}]}
     CHECK = {"name", "passed", "detail", "numbers"}
 
 Errors are fractions of the reference's range. JSON has no NaN or infinity: such numbers become null, and the
@@ -16,7 +19,7 @@ check that found them says so in words.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -64,6 +67,29 @@ class OutputSummary:
 
 
 @dataclass(frozen=True)
+class View:
+    """One runtime's answers against PyTorch's; `passed` is None where it could not run."""
+
+    name: str
+    passed: bool | None
+    worst: float | None
+    detail: str
+
+    def __str__(self) -> str:
+        verdict = "does not run" if self.passed is None else _verdict(self.passed)
+        return f"{self.name}: {verdict}" + ("" if self.worst is None else f" ({self.worst:.1e})")
+
+
+@dataclass(frozen=True)
+class ThreeWay:
+    """Engine and ONNX Runtime against PyTorch. `blame`: "graph", "typing", "compiler", or None."""
+
+    views: tuple[View, ...]
+    blame: str | None
+    sentence: str
+
+
+@dataclass(frozen=True)
 class VariantReport:
     """One variant on one backend."""
 
@@ -78,6 +104,8 @@ class VariantReport:
     stages: tuple[StageSummary, ...] = ()
     output: OutputSummary | None = None
     diagnosis: Diagnosis | None = None
+    notes: tuple[str, ...] = ()  # what was not looked at
+    three_way: ThreeWay | None = None  # TensorRT only
 
     @property
     def passed(self) -> bool:
@@ -119,9 +147,11 @@ class BundleReport:
     def text(self) -> str:
         """A table with one line per variant, then what failed and what fits it."""
         checked = self.preprocessing
-        lines = [f"preprocessing: {_verdict(checked.passed)}, {checked.detail}", ""]
+        lines = [self.machine["device"]] if "device" in self.machine else []
+        lines += [f"preprocessing: {_verdict(checked.passed)}, {checked.detail}", ""]
         lines += [_row("variant", "verdict", "worst", "top-1", "overlap", "scores")]
         lines += [_variant_row(variant) for variant in self.variants]
+        lines += _notes(self.variants) + _other_runtime(self.variants)
         for variant in self.variants:
             lines += _explanation(variant)
         if self.suspect:
@@ -168,4 +198,27 @@ def _explanation(report: VariantReport) -> list[str]:
     lines += [f"  {check.name}: {check.detail}" for check in report.failed]
     if report.diagnosis:
         lines += [f"  => {report.diagnosis.sentence} [{report.diagnosis.cause}; {report.diagnosis.place}]"]
+    if report.three_way:
+        lines += [f"  {view}" for view in report.three_way.views]
+        if report.three_way.sentence:
+            lines += [f"  => {report.three_way.sentence} [{report.three_way.blame or 'undecided'}]"]
     return lines
+
+
+def _other_runtime(reports: Sequence[VariantReport]) -> list[str]:
+    """What ONNX Runtime says of the engines' graphs, where it was asked."""
+    asked = [report for report in reports if report.three_way and len(report.three_way.views) > 1]
+    odd = [report.name for report in asked if report.three_way and not report.three_way.views[1].passed]
+    if not asked:
+        return []
+    found = f"not on {', '.join(odd)}" if odd else "on all of them"
+    return ["", f"ONNX Runtime on the same {len(asked)} graphs agrees with PyTorch {found}"]
+
+
+def _notes(reports: Sequence[VariantReport]) -> list[str]:
+    """What was not looked at, each once with the variants it concerns."""
+    notes: dict[str, list[str]] = {}
+    for report in reports:
+        for note in report.notes:
+            notes.setdefault(note, []).append(report.name)
+    return [line for note, names in notes.items() for line in ("", f"{note}: {', '.join(names)}")]

@@ -11,6 +11,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import cache
 from importlib import metadata
 
 import numpy as np
@@ -23,6 +24,7 @@ from tofe_export.reference import Reference
 from tofe_export.runtime.session import Session
 from tofe_export.verify.case import case_of
 from tofe_export.verify.compare import Array
+from tofe_export.verify.engines import engine_facts, engine_report, has_probe, prove_engines
 from tofe_export.verify.preprocessing import check_preprocessing, remake
 from tofe_export.verify.report import BundleReport, Check, VariantReport
 from tofe_export.verify.variant import does_not_run, verify_variant
@@ -45,15 +47,21 @@ def verify_bundle(
     and not an error.
     """
     bundle.check(variants)
+    if backend == "tensorrt":
+        prove_engines(bundle, variants)
     reference, pre = bundle.reference(), bundle.manifest.preprocessing
     remade = remake(reference, pre)
     preprocessing = check_preprocessing(reference, pre, remade)
     usable = remade if not preprocessing.passed and remade.shape == reference.images.shape else None
     reports = []
+    judge = cache(lambda name: _verify(bundle, bundle.variant(name), "onnxruntime", "cpu", reference, usable))
     for variant in variants:
         if progress:
             progress(variant.name)
-        reports.append(_verify(bundle, variant, backend, provider, reference, usable))
+        report = _verify(bundle, variant, backend, provider, reference, usable)
+        if backend == "tensorrt":
+            report = engine_report(bundle, variant, report, lambda other: judge(other.name))
+        reports.append(report)
     return conclude(str(bundle.path), machine_facts(backend, provider), preprocessing, reports)
 
 
@@ -65,7 +73,7 @@ def _verify(
         with ExitStack() as stack:
             product = stack.enter_context(Session.open(bundle, variant.name, backend, provider))
             probe = None
-            if not case.dense:
+            if not case.dense and (backend != "tensorrt" or has_probe(bundle, variant)):
                 probe = stack.enter_context(Session.open(bundle, variant.name, backend, provider, probe=True))
             return verify_variant(case, product, probe, backend, remade)
     except BundleError as error:  # its bytes are those that were exported, and the runtime cannot load them
@@ -120,7 +128,7 @@ def _suspect(preprocessing: Check, reports: Sequence[VariantReport]) -> str | No
 
 
 def machine_facts(backend: str, provider: str) -> dict[str, str]:
-    """What a reader needs to judge or repeat the run; versions of what is installed, nothing is imported."""
+    """What a reader needs to judge or repeat the run: versions of what is installed, the engines' device."""
     facts = {
         "tofe_export": __version__,
         "python": platform.python_version(),
@@ -130,7 +138,9 @@ def machine_facts(backend: str, provider: str) -> dict[str, str]:
         "backend": backend,
         "provider": provider,
     }
+    if backend == "tensorrt":
+        facts |= engine_facts()
     installed = {
         str(package.metadata["Name"]).lower(): package.version for package in metadata.distributions()
     }
-    return facts | {name: installed[name] for name in RUNTIMES if name in installed}
+    return {name: installed[name] for name in RUNTIMES if name in installed} | facts

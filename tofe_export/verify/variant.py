@@ -22,7 +22,7 @@ from tofe_export.verify.sets import margins, overlap
 def verify_variant(
     case: Case, product: Session, probe: Session | None, backend: str = "", remade: Array | None = None
 ) -> VariantReport:
-    """Compare a variant with the reference. `probe` is None for a dense variant only.
+    """Compare a variant with the reference. `probe` is None for dense variants and engines without one.
 
     `remade` are the images as the manifest's preprocessing makes them (n, 3, H, W), given where they differ
     from the stored ones. Raises UsageError for a precision without limits; whatever a graph does wrong, not
