@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from tofe_export.budget import printed
 from tofe_export.cli import console, host, options
-from tofe_export.errors import UsageError, VerdictFailed
+from tofe_export.cli.typed import typed_table
+from tofe_export.errors import VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from tofe_export.model.checkpoint import Checkpoint
 
 _STEPS = 100
+DEFAULT_PRECISIONS = ("fp32", "fp16")
 
 
 @click.command("onnx", short_help="Checkpoint to a bundle of static ONNX graphs.")
@@ -30,6 +33,14 @@ _STEPS = 100
 @options.lowerings
 @options.batches
 @options.precisions
+@options.comma_list(
+    "--float32",
+    "float32",
+    options.name_item,
+    "NAME,...",
+    "What else stays float32 in half-precision graphs: softmax, stream (the residual stream), or how node "
+    "names begin (blocks.11.mlp); may repeat.",
+)
 @click.option(
     "--output",
     type=click.Choice(["head", "tokens"]),
@@ -64,6 +75,7 @@ def command(
     lowerings: tuple[str, ...],
     batches: tuple[Any, ...],
     precisions: tuple[str, ...],
+    float32: tuple[str, ...],
     output: str,
     images: Path | None,
     num_images: int | None,
@@ -74,28 +86,30 @@ def command(
 ) -> None:
     """Export a ToFe checkpoint for one or more budgets (GMACs).
 
-    Writes one bundle directory: a graph per budget, lowering and batch, the dense graph to compare with, one
-    weights file, and PyTorch's answers on reference images for `tofe-export verify`.
+    Writes one bundle directory: a graph per budget, lowering, batch and precision (fp32 and fp16, unless
+    --precision names others), the dense graphs to compare with, shared weights, and PyTorch's answers on
+    reference images for `tofe-export verify`. Half-precision graphs are computed on reference images with
+    every tensor rounded before they are written; what they need in float32 stays float32.
     """
     host.require_export()
     from tofe_export.graph.export import export, pictures_from
     from tofe_export.graph.request import Request, variants
 
-    if unknown := [name for name in precisions if name != "fp32"]:
-        raise UsageError(
-            f"--precision {','.join(unknown)} cannot be exported yet: this version writes fp32 graphs"
-        )
     request = Request(
         budgets=budgets,
         keep=keep,
         lowerings=lowerings or ("scatter",),
         batches=batches or (1,),
+        precisions=precisions or DEFAULT_PRECISIONS,
         output=output,
         align=align,
+        float32=float32,
     )
     checkpoint = host.load(ckpt)
-    planned = variants(checkpoint.model.cost(), request, checkpoint.table)
+    conditioned = checkpoint.model.structure.conditioned
+    planned = variants(checkpoint.model.cost(), request, checkpoint.table, conditioned=conditioned)
     console.note(plan_text(checkpoint, planned))
+    warn_untrained_budgets(checkpoint, planned)
     if dry_run:
         console.emit(plan_json(checkpoint, planned), json_target)
         return
@@ -105,6 +119,18 @@ def command(
     console.say(summary(bundle, [variant.name for variant in planned]))
     console.emit(bundle.manifest.to_json(), json_target)
     lint_targets(bundle, [variant.name for variant in planned])
+
+
+def warn_untrained_budgets(checkpoint: Checkpoint, planned: list[Planned]) -> None:
+    """Say which budgets lie outside the range that conditioned selectors were trained for."""
+    asked = dict.fromkeys(v.condition_gmacs for v in planned if v.condition_gmacs is not None)
+    if outside := checkpoint.untrained_budgets(asked):
+        trained = [row.budget_gmacs for row in checkpoint.table]
+        console.warn(
+            f"budget {', '.join(map(printed, outside))} GMACs: the selectors were trained for "
+            f"{printed(min(trained))} to {printed(max(trained))} and are extrapolating. Measure the accuracy "
+            "with `tofe-export eval`, or train with this budget among the others"
+        )
 
 
 def lint_targets(bundle: Bundle, names: list[str]) -> None:
@@ -136,7 +162,7 @@ def plan_text(checkpoint: Checkpoint, planned: list[Planned]) -> str:
         seen.add((variant.lowering, variant.keep))
         rows = describe(cost, variant.keep, variant.lowering)
         parts.append(
-            f"budget {variant.plan.budget_gmacs:.2f} GMACs, {variant.lowering}: keep "
+            f"budget {printed(variant.plan.budget_gmacs)} GMACs, {variant.lowering}: keep "
             f"{'/'.join(map(str, variant.keep))} of {cost.tokens} tokens ({variant.plan.source})\n"
             f"{stage_table(rows)}\n"
         )
@@ -171,11 +197,11 @@ def plan_json(checkpoint: Checkpoint, planned: list[Planned]) -> dict[str, Any]:
 
 def summary(bundle: Bundle, names: list[str]) -> str:
     """What was written, and what to do next."""
+    made = [variant for variant in bundle.manifest.variants if variant.name in names]
     rows = [
-        (v.name, f"{v.gmacs_executed:.2f}", f"{v.gmacs:.2f}", "/".join(map(str, v.keep)) if v.keep else "all")
-        for v in bundle.manifest.variants
-        if v.name in names
+        (v.name, printed(v.gmacs_executed), printed(v.gmacs), "/".join(map(str, v.keep)) if v.keep else "all")
+        for v in made
     ]
     table = console.table(("variant", "GMACs run", "paper's", "keep"), rows, right=(1, 2))
     where = "" if bundle.path == options.DEFAULT_BUNDLE else f" {bundle.path}"
-    return f"{table}\n\nwrote {bundle.path}; prove it with: tofe-export verify{where}"
+    return f"{table}\n{typed_table(made)}\nwrote {bundle.path}; prove it with: tofe-export verify{where}"

@@ -171,7 +171,8 @@ def test_wrong_architecture_for_model(run: Run, made: Path, tmp_path: Path) -> N
         (("--keep", "8,4"), "3"),
         ((), "--budget"),
         (("--budget", "0.02", "--lowering", "adaptive", "--batch", "8"), "--batch 1"),
-        (("--budget", "0.02", "--precision", "fp16"), "fp32"),
+        (("--budget", "0.02", "--precision", "int8"), "expected some of fp32, fp16, bf16"),
+        (("--budget", "0.02", "--float32", "blocks.77"), "no such node"),
     ],
 )
 def test_what_cannot_be_asked_for(
@@ -212,7 +213,7 @@ def test_a_full_disk(run: Run, made: Path, tmp_path: Path) -> None:
 
 
 def _damage_changed(bundle: Path) -> None:
-    graph = next(bundle.glob("variants/0.02g*b1.onnx"))
+    graph = next(bundle.glob("variants/0.0200g*b1.onnx"))
     graph.write_bytes(graph.read_bytes() + b"\0")
 
 
@@ -256,7 +257,7 @@ def test_no_bundle_and_no_such_variant(run: Run, bundle: Path, tmp_path: Path) -
     assert "tofe-export onnx --ckpt" in ran.err
     ran = run("verify", bundle, "--variant", "2.00g-scatter-fp16-b1")
     assert ran.code == 2
-    assert "0.02g-scatter-fp32-b1" in ran.err
+    assert "0.0200g-scatter-fp32-b1" in ran.err
 
 
 def test_a_provider_that_is_not_there(run: Run, bundle: Path) -> None:

@@ -93,6 +93,23 @@ def test_adaptive_answers_are_kept_by_their_thresholds() -> None:
     assert (other.plan.thresholds, other.plan.source) == ((0.5, 0.25, 0.126), "images")
 
 
+def test_conditioned_answers_belong_to_their_budget() -> None:
+    """The same counts hold other tokens when the selectors are told another budget."""
+    request = Request((2.3,), lowerings=("scatter", "adaptive"))
+    dense, static, adaptive = variants(COST, request, TABLE, conditioned=True)
+    plain = variants(COST, request, TABLE)[1]
+    assert (dense.reference, dense.condition_gmacs) == ("dense", None)
+    assert static.reference == "static-96-49-27-for-2.30g"
+    assert static.condition_gmacs == adaptive.condition_gmacs == 2.3
+    assert (plain.reference, plain.condition_gmacs) == ("static-96-49-27", None)
+    settled = adaptive.with_thresholds((0.5, 0.25, 0.125), "training").reference
+    assert settled.startswith("adaptive-")
+    assert settled.endswith("-for-2.30g")
+    other = variants(COST, Request((2.5,), keep=(96, 49, 27)), TABLE, conditioned=True)[1]
+    assert other.keep == static.keep
+    assert other.reference == "static-96-49-27-for-2.50g"
+
+
 def test_keep_by_hand() -> None:
     _, variant = variants(COST, Request(keep=(96, 49, 27)), TABLE)
     assert (variant.name, variant.keep) == ("2.26g-scatter-fp32-b1", (96, 49, 27))
@@ -154,3 +171,30 @@ def test_what_is_not_refused() -> None:
     assert len(variants(without, Request((2.0,), lowerings=("concat",)), ())) == 2
     assert len(variants(LARGE, Request(keep=(3839, 9, 9)), ())) == 2
     assert len(variants(LARGE, Request(keep=(4000, 9, 9), lowerings=("adaptive",)), ())) == 2
+
+
+def test_every_precision_gets_every_variant() -> None:
+    request = Request((2.0,), batches=(1, "dyn"), precisions=("fp32", "fp16", "bf16"))
+    made = variants(COST, request, ())
+    assert [(v.name, v.precision) for v in made] == [
+        (name.format(precision, batch), precision)
+        for precision in request.precisions
+        for name in ("dense-{}-b{}", "2.00g-scatter-{}-b{}")
+        for batch in (1, "dyn")
+    ]
+    assert {v.twin for v in made} == {v.name for v in made if v.precision == "fp32"}
+    assert {v.reference for v in made if v.precision == "fp16"} == {v.reference for v in made}
+
+
+def test_typed_graphs_are_meant_for_strongly_typed_builds() -> None:
+    for variant in variants(COST, Request((2.0,), batches=(1, "dyn"), precisions=("fp32", "bf16")), ()):
+        assert ("8.6" in variant.targets) == (variant.precision == "fp32")
+        assert ("10.3" in variant.targets) == (variant.batch == 1)
+        assert "11.4" in variant.targets
+
+
+def test_a_precision_that_cannot_be_exported() -> None:
+    with pytest.raises(
+        UsageError, match="--precision int8 cannot be exported: expected some of fp32, fp16, bf16"
+    ):
+        variants(COST, Request((2.0,), precisions=("fp32", "int8")), ())

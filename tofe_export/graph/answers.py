@@ -33,7 +33,7 @@ def settle_thresholds(
     checkpoint: Checkpoint, planned: Sequence[Planned], reference: Reference, say: Say
 ) -> list[Planned]:
     """Adaptive variants without thresholds of their own get them from the reference images."""
-    settled = []
+    settled, known = [], dict[str, tuple[float, ...]]()
     for variant in planned:
         plan = variant.plan
         if variant.lowering != "adaptive" or plan is None:
@@ -42,7 +42,11 @@ def settle_thresholds(
             settled.append(variant.with_thresholds(plan.thresholds, plan.source))
         else:
             say(f"thresholds for {variant.name}")
-            found = thresholds_on(checkpoint.model, reference.images, variant.keep, lambda done: None)
+            if variant.twin not in known:  # they are the same in every precision
+                checkpoint.model.set_budget(variant.condition_gmacs)
+                images, keep = reference.images, variant.keep
+                known[variant.twin] = thresholds_on(checkpoint.model, images, keep, lambda done: None)
+            found = known[variant.twin]
             source = f"{plan.source}; thresholds from the {len(reference)} reference images"
             settled.append(variant.with_thresholds(found, source))
     return settled
@@ -76,6 +80,7 @@ def _answers_for(model: ToFe, output: str, variant: Planned, images: Floats, say
         done += count
         say(f"PyTorch's answers for {variant.reference}, {done} of {len(images)} images")
 
+    model.set_budget(variant.condition_gmacs)
     if variant.lowering == "dense":
         return dense_answers(model, images, output, step)
     if variant.lowering == "adaptive":

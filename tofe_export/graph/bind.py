@@ -10,6 +10,7 @@ import onnx_graphsurgeon as gs
 
 from tofe_export.errors import BuildFailed, UsageError
 from tofe_export.graph.passes.base import Pass, run
+from tofe_export.graph.passes.bind_budget import BindBudgetPass
 from tofe_export.graph.passes.bind_sizes import BindSizesPass
 from tofe_export.graph.passes.clean_up import CleanUpPass
 from tofe_export.graph.passes.downgrade_opset import DowngradeOpsetPass
@@ -46,6 +47,8 @@ class Binding:
     reuse: bool = True
     stages: int = 3
     """S."""
+    condition: float = 0.0
+    """The scalar b of `model.tofe.condition_of`, for a conditioned model."""
     probe: bool = False
 
 
@@ -53,6 +56,7 @@ def passes_for(template: Template, binding: Binding) -> list[Pass]:
     """The passes that bind and lower, in order."""
     return [
         BindSizesPass(template.batch, binding.batch, _row_counts(binding)),
+        BindBudgetPass(binding.condition),
         _lowering(binding),
         *([ProbePass()] if binding.probe else []),
         DowngradeOpsetPass(),
@@ -77,12 +81,12 @@ def bind(template: Template, binding: Binding, metadata: Mapping[str, str]) -> o
     copy.CopyFrom(template.model)
     graph = run(passes_for(template, binding), gs.import_onnx(copy))
     model = gs.export_onnx(graph, do_type_check=False)
-    model = _finish(model, metadata)
+    model = finish(model, metadata)
     check_static(model, adaptive=binding.lowering == "adaptive", dynamic_batch=binding.batch is None)
     return model
 
 
-def _finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def finish(model: onnx.ModelProto, metadata: Mapping[str, str]) -> onnx.ModelProto:
     """Infer all shapes strictly, say what the graph is, keep only the standard domain."""
     del model.graph.value_info[:]
     del model.functions[:]

@@ -14,21 +14,19 @@ from tofe_export.builtin_images import builtin_images
 from tofe_export.bundle import Bundle
 from tofe_export.bundle_writer import BundleWriter
 from tofe_export.calibration.images import find_images, sample
-from tofe_export.errors import BuildFailed, UsageError
-from tofe_export.files import sha256_file, write_atomic
+from tofe_export.errors import UsageError
+from tofe_export.files import sha256_file
 from tofe_export.graph.answers import Say, answer, settle_thresholds
-from tofe_export.graph.bind import Binding, bind
-from tofe_export.graph.macs import count_macs
-from tofe_export.graph.passes.downgrade_opset import TARGET_OPSET
-from tofe_export.graph.request import Planned, Request, variants
-from tofe_export.graph.trace import Template, trace
-from tofe_export.manifest import DYNAMIC, File, Manifest, Model, ReferenceInfo, Variant, WeightsFile
+from tofe_export.graph.request import Request, variants
+from tofe_export.graph.trace import trace
+from tofe_export.graph.typing.kernels import require_onnxruntime
+from tofe_export.graph.variant_maker import VariantMaker
+from tofe_export.manifest import Manifest, Model, ReferenceInfo, Variant, WeightsFile
 from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.preprocess import Pixels, apply, load_image, source_pixels
 from tofe_export.reference import Reference
 
 BUILTIN = "built-in images"
-MACS_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True)
@@ -66,13 +64,17 @@ def export(
 
     Raises:
         UsageError: the request does not fit the model, or the bundle is another model's and `force` is off.
+        MissingExtra: half precision was asked for and onnxruntime is not installed.
         BuildFailed: a graph could not be made; a bug here.
+        PrecisionError: a precision that was asked for does not give the model's answers.
         WriteError: the bundle could not be written; what was there is untouched.
     """
     cost = checkpoint.model.cost()
-    planned = variants(cost, request, checkpoint.table)
+    planned = variants(cost, request, checkpoint.table, conditioned=checkpoint.model.structure.conditioned)
     base = None if force or not (target / "manifest.json").exists() else Bundle.open(target)
     model = _describe(checkpoint, request)
+    if any(variant.precision != "fp32" for variant in planned):
+        require_onnxruntime()  # the rounding evaluator runs on it; better said now than after the trace
     if base is not None:
         _refuse_to_mix(base, model, checkpoint)
         base.check(base.manifest.variants)  # damage must not be given a fresh hash
@@ -82,12 +84,10 @@ def export(
         reference, noise = answer(checkpoint, request, planned, reference, say)
         say("tracing")
         template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output)
-        made = []
-        for variant in planned:
-            say(f"lowering {variant.name}")
-            made.append(_write_variant(writer, checkpoint, template, variant, noise[variant.reference]))
+        maker = VariantMaker(writer, checkpoint, template, reference, noise, request.float32, say)
+        made = [maker.make(variant) for variant in planned]
         reference.save(writer.path("reference.npz"))
-        manifest = _manifest(writer, checkpoint, model, template, made, base, reference, source)
+        manifest = _manifest(writer, checkpoint, model, maker.weights, made, base, reference, source)
         return writer.commit(manifest)
 
 
@@ -146,90 +146,11 @@ def _start_reference(
     return base.reference(), base.manifest.reference.source
 
 
-def _write_variant(
-    writer: BundleWriter, checkpoint: Checkpoint, template: Template, variant: Planned, noise: float
-) -> Variant:
-    product = _write_graph(writer, checkpoint, template, variant, probe=False)
-    probe = None
-    if variant.lowering != "dense":
-        probe = _write_graph(writer, checkpoint, template, variant, probe=True)
-    plan = variant.plan
-    return Variant(
-        name=variant.name,
-        file=product.file,
-        sha256=product.sha256,
-        probe=probe,
-        budget_gmacs=plan.budget_gmacs if plan else None,
-        gmacs=variant.gmacs,
-        gmacs_executed=variant.gmacs_executed,
-        keep=variant.keep or None,
-        thresholds=plan.thresholds if plan and variant.lowering == "adaptive" else None,
-        source=plan.source if plan else "backbone",
-        lowering=variant.lowering,
-        precision=variant.precision,
-        batch=variant.batch,
-        opset=TARGET_OPSET,
-        targets=variant.targets,
-        reference=variant.reference,
-        rounding=noise,
-        weights=(f"variants/{template.weights_file}",),
-    )
-
-
-def _write_graph(
-    writer: BundleWriter, checkpoint: Checkpoint, template: Template, variant: Planned, *, probe: bool
-) -> File:
-    """Bind one graph, check its cost against the manifest's, and write it."""
-    tofe = checkpoint.model
-    binding = Binding(
-        lowering=variant.lowering,
-        tokens=tofe.backbone.tokens,
-        prefix=tofe.backbone.prefix,
-        keep=variant.keep,
-        thresholds=(variant.plan.thresholds or ()) if variant.plan else (),
-        batch=None if variant.batch == DYNAMIC else int(variant.batch),
-        reuse=tofe.structure.reuse,
-        stages=tofe.stages,
-        probe=probe,
-    )
-    model = bind(template, binding, _metadata(checkpoint, variant, template))
-    if variant.lowering != "adaptive":
-        counted, claimed = count_macs(model, binding.batch or 1) / 1e9, variant.gmacs_executed
-        if abs(counted - claimed) > MACS_TOLERANCE * claimed:
-            raise BuildFailed(
-                f"{variant.name} runs {counted:.4f} GMACs, and the cost model says {claimed:.4f}: they must "
-                f"agree within {MACS_TOLERANCE:.0%}"
-            )
-    relative = f"variants/{variant.name}{'.probe' if probe else ''}.onnx"
-    path = writer.path(relative)
-    write_atomic(path, model.SerializeToString())
-    return File(relative, sha256_file(path))
-
-
-def _metadata(checkpoint: Checkpoint, variant: Planned, template: Template) -> dict[str, str]:
-    """What the ONNX file says about itself."""
-    backbone = checkpoint.model.backbone
-    return {
-        "tofe.version": __version__,
-        "tofe.variant": variant.name,
-        "tofe.backbone": backbone.name,
-        "tofe.checkpoint_sha256": checkpoint.sha256,
-        "tofe.trained": str(checkpoint.trained).lower(),
-        "tofe.lowering": variant.lowering,
-        "tofe.precision": variant.precision,
-        "tofe.batch": str(variant.batch),
-        "tofe.keep": ",".join(map(str, variant.keep)),
-        "tofe.gmacs": f"{variant.gmacs:.4f}",
-        "tofe.gmacs_executed": f"{variant.gmacs_executed:.4f}",
-        "tofe.output": template.output,
-    }
-
-
 def _manifest(
     writer: BundleWriter,
     checkpoint: Checkpoint,
     model: Model,
-    template: Template,
+    written: Sequence[WeightsFile],
     made: Sequence[Variant],
     base: Bundle | None,
     reference: Reference,
@@ -240,9 +161,7 @@ def _manifest(
     assert path is not None  # written just before
     names = {variant.name for variant in made}
     kept = [v for v in base.manifest.variants if v.name not in names] if base else []
-    weights = {w.file: w for w in (base.manifest.weights if base else ())}
-    file = f"variants/{template.weights_file}"
-    weights[file] = WeightsFile(file, template.weights_sha256, template.weights_bytes)
+    weights = {w.file: w for w in (*(base.manifest.weights if base else ()), *written)}
     used = {name for variant in (*kept, *made) for name in variant.weights}
     return Manifest(
         tool_version=__version__,

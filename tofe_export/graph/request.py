@@ -12,8 +12,11 @@ from tofe_export.graph.passes.lower_concat import NEEDS_SPATIAL_ORDER, TOPK_LIMI
 from tofe_export.keep import Measured, Plan, plan_for_keep, solve
 from tofe_export.manifest import DYNAMIC, Batch
 
+PRECISIONS = ("fp32", "fp16", "bf16")
+
 TENSORRT_TARGETS = ("8.6", "10.3", "10.13", "10.16", "11.4")
 DYNAMIC_TARGETS = ("8.6", "10.13", "10.16", "11.4")  # dynamic shapes give wrong results on 10.3 (decision 9)
+WEAKLY_TYPED = ("8.6",)  # takes the float32 graph and a flag instead of a typed graph (decision 8)
 ADAPTIVE_TARGETS: tuple[str, ...] = ()  # NonZero's sizes depend on data: for runtimes that are dynamic
 
 
@@ -25,10 +28,12 @@ class Request:
     keep: tuple[int, ...] | None = None
     lowerings: tuple[str, ...] = ("scatter",)
     batches: tuple[Batch, ...] = (1,)
-    precision: str = "fp32"
+    precisions: tuple[str, ...] = ("fp32",)
     output: str = "head"
     """"head", or "tokens" for all patch tokens."""
     align: int = 1
+    float32: tuple[str, ...] = ()
+    """What else stays float32 in typed graphs: see `typing.islands`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,18 @@ class Planned:
     gmacs_executed: float
     reference: str
     targets: tuple[str, ...]
+    conditioned: bool = False
+    """Whether the selectors know the budget."""
+
+    @property
+    def twin(self) -> str:
+        """Name of the float32 variant of the same budget, lowering and batch."""
+        return f"{self.name.rpartition(f'-{self.precision}-b')[0]}-fp32-b{self.batch}"
+
+    @property
+    def condition_gmacs(self) -> float | None:
+        """The budget that selectors are told; None where they are not told any."""
+        return self.plan.budget_gmacs if self.plan and self.conditioned else None
 
     @property
     def keep(self) -> tuple[int, ...]:
@@ -55,7 +72,13 @@ class Planned:
         """The same variant, adaptive, with its thresholds settled: they, not the counts, make the answers."""
         assert self.plan is not None  # dense variants have no thresholds
         plan = replace(self.plan, thresholds=thresholds, source=source)
-        return replace(self, plan=plan, reference=f"adaptive-{sha256_bytes(repr(thresholds).encode())[:12]}")
+        key = f"adaptive-{sha256_bytes(repr(thresholds).encode())[:12]}"
+        return replace(self, plan=plan, reference=_reference(key, plan, self.conditioned))
+
+
+def _reference(key: str, plan: Plan, conditioned: bool) -> str:
+    """Key of the answers: told another budget, conditioned selectors keep other tokens at equal counts."""
+    return f"{key}-for-{printed(plan.budget_gmacs)}g" if conditioned else key
 
 
 def plans(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Plan]:
@@ -74,45 +97,58 @@ def plans(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Plan]
     return [solve(cost, budget, table, request.align) for budget in request.budgets]
 
 
-def variants(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Planned]:
-    """Every variant of a request: the dense one of each batch, then each budget in each lowering.
+def variants(
+    cost: Cost, request: Request, table: Sequence[Measured], *, conditioned: bool = False
+) -> list[Planned]:
+    """Every variant of a request; per precision the dense one of each batch, then each budget and lowering.
+
+    `conditioned` says that the model's selectors know the budget.
 
     Raises:
         UsageError: a lowering cannot express this model or batch, or two variants would share a name.
     """
     _refuse(cost, request)
-    output = "tokens" if request.output == "tokens" else "logits"
-    dense = gmacs(dense_macs(cost))
-    executed = gmacs(macs_executed(cost, (), "dense", output))
-    planned = [
-        Planned(
-            name=f"dense-{request.precision}-b{batch}",
-            lowering="dense",
-            batch=batch,
-            precision=request.precision,
-            plan=None,
-            gmacs=dense,
-            gmacs_executed=executed,
-            reference="dense",
-            targets=_targets("dense", batch),
-        )
-        for batch in request.batches
-    ]
-    for plan in plans(cost, request, table):
-        for lowering in request.lowerings:
-            for batch in request.batches:
-                if lowering == "dense" or (lowering == "adaptive" and batch != 1):
-                    continue
-                planned.append(_planned(cost, request, plan, lowering, batch, output))
+    budgets = plans(cost, request, table)
+    planned = []
+    for precision in request.precisions:
+        planned += [_dense(cost, request, batch, precision) for batch in request.batches]
+        for plan in budgets:
+            for lowering in request.lowerings:
+                for batch in request.batches:
+                    if lowering == "dense" or (lowering == "adaptive" and batch != 1):
+                        continue
+                    planned.append(_planned(cost, request, plan, lowering, batch, precision, conditioned))
     planned = list(dict.fromkeys(planned))  # asked for twice is asked for once
     _refuse_equal_names(planned)
     return planned
 
 
-def _planned(cost: Cost, request: Request, plan: Plan, lowering: str, batch: Batch, output: str) -> Planned:
-    name = f"{printed(plan.budget_gmacs)}g-{lowering}-{request.precision}-b{batch}"
-    executed = gmacs(macs_executed(cost, plan.keep, lowering, output))
-    reference = f"static-{'-'.join(map(str, plan.keep))}"
+def _dense(cost: Cost, request: Request, batch: Batch, precision: str) -> Planned:
+    return Planned(
+        name=f"dense-{precision}-b{batch}",
+        lowering="dense",
+        batch=batch,
+        precision=precision,
+        plan=None,
+        gmacs=gmacs(dense_macs(cost)),
+        gmacs_executed=gmacs(macs_executed(cost, (), "dense", _output(request))),
+        reference="dense",
+        targets=_targets("dense", batch, precision),
+    )
+
+
+def _planned(
+    cost: Cost,
+    request: Request,
+    plan: Plan,
+    lowering: str,
+    batch: Batch,
+    precision: str,
+    conditioned: bool,
+) -> Planned:
+    name = f"{printed(plan.budget_gmacs)}g-{lowering}-{precision}-b{batch}"
+    executed = gmacs(macs_executed(cost, plan.keep, lowering, _output(request)))
+    reference = _reference(f"static-{'-'.join(map(str, plan.keep))}", plan, conditioned)
     if lowering == "adaptive":
         reference = "adaptive"  # `with_thresholds` says which
     elif max(plan.keep) >= TOPK_LIMIT:
@@ -124,22 +160,32 @@ def _planned(cost: Cost, request: Request, plan: Plan, lowering: str, batch: Bat
         name=name,
         lowering=lowering,
         batch=batch,
-        precision=request.precision,
+        precision=precision,
         plan=plan,
         gmacs=plan.gmacs,
         gmacs_executed=executed,
         reference=reference,
-        targets=_targets(lowering, batch),
+        targets=_targets(lowering, batch, precision),
+        conditioned=conditioned,
     )
 
 
-def _targets(lowering: str, batch: Batch) -> tuple[str, ...]:
+def _output(request: Request) -> str:
+    return "tokens" if request.output == "tokens" else "logits"
+
+
+def _targets(lowering: str, batch: Batch, precision: str) -> tuple[str, ...]:
     if lowering == "adaptive":
         return ADAPTIVE_TARGETS
-    return DYNAMIC_TARGETS if batch == DYNAMIC else TENSORRT_TARGETS
+    targets = DYNAMIC_TARGETS if batch == DYNAMIC else TENSORRT_TARGETS
+    return targets if precision == "fp32" else tuple(t for t in targets if t not in WEAKLY_TYPED)
 
 
 def _refuse(cost: Cost, request: Request) -> None:
+    if unknown := [name for name in request.precisions if name not in PRECISIONS]:
+        raise UsageError(
+            f"--precision {','.join(unknown)} cannot be exported: expected some of {', '.join(PRECISIONS)}"
+        )
     if "concat" in request.lowerings and cost.approximator == "depthwise" and cost.reuse:
         raise UsageError(NEEDS_SPATIAL_ORDER)
     if "concat" in request.lowerings and cost.tokens >= TOPK_LIMIT:
@@ -158,5 +204,5 @@ def _refuse_equal_names(planned: Iterable[Planned]) -> None:
         if other is not variant:
             raise UsageError(
                 f"two variants would be called {variant.name}, keeping {list(other.keep)} and "
-                f"{list(variant.keep)} tokens: budgets are told apart by two decimals"
+                f"{list(variant.keep)} tokens: budgets are told apart as they are printed, by two decimals"
             )

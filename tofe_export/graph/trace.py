@@ -22,8 +22,11 @@ from typing import TYPE_CHECKING, cast
 import torch
 from onnxscript import optimizer
 from torch import Tensor, nn
+from torch.func import functional_call
 
+from tofe_export.graph.passes.bind_budget import BUDGET_INPUT
 from tofe_export.graph.template import TemplateFreezer, translations
+from tofe_export.model.selector import CONDITION
 from tofe_export.model.tofe import ToFe
 
 if TYPE_CHECKING:
@@ -53,14 +56,18 @@ class Template:
 
 
 class _Traced(nn.Module):
-    """The forward that is traced: images in, one output out."""
+    """The forward that is traced: images in, and for a conditioned model its scalar b; one output out."""
 
     def __init__(self, model: ToFe, output: str) -> None:
         super().__init__()
         self.model, self.output = model, output
 
-    def forward(self, images: Tensor) -> Tensor:
-        return cast(Tensor, self.model(images, TemplateFreezer(self.model.backbone.prefix), self.output))
+    def forward(self, images: Tensor, b: Tensor | None = None) -> Tensor:
+        arguments = (images, TemplateFreezer(self.model.backbone.prefix), self.output)
+        if b is None:
+            return cast(Tensor, self.model(*arguments))
+        names = [name for name, _ in self.model.named_buffers() if name.endswith(CONDITION)]
+        return cast(Tensor, functional_call(self.model, dict.fromkeys(names, b), arguments))
 
 
 def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
@@ -72,20 +79,23 @@ def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
         WriteError: the weights could not be written.
     """
     name = "tokens" if output == "tokens" else model.backbone.output
-    images = torch.zeros(2, 3, *model.backbone.image_size)
+    inputs = {"images": torch.zeros(2, 3, *model.backbone.image_size)}
+    if model.structure.conditioned:
+        inputs[BUDGET_INPUT] = torch.zeros(())
+    arguments = tuple(inputs.values())
     with torch.no_grad(), _quiet():
         program = torch.export.export(
             _Traced(model, output).eval(),
-            (images,),
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            arguments,
+            dynamic_shapes=({0: torch.export.Dim("batch")}, None)[: len(arguments)],
             strict=False,
         )
         exported = torch.onnx.export(
             program,
-            (images,),
+            arguments,
             dynamo=True,
             opset_version=EXPORT_OPSET,
-            input_names=["images"],
+            input_names=list(inputs),
             output_names=[name],
             custom_translation_table=translations(),
             optimize=True,
@@ -150,8 +160,21 @@ def _name_weights(graph: ir.Graph) -> None:
         graph.initializers[name] = value
 
 
+def _bound_with_the_budget(graph: ir.Graph) -> set[str]:
+    """Initializers that `BindBudgetPass` folds: operands of what depends on weights and the budget alone."""
+    known = {value for value in graph.inputs if value.name == BUDGET_INPUT}
+    inline: set[str] = set()
+    for node in graph:
+        if any(value in known for value in node.inputs):
+            weights = [value for value in node.inputs if value is not None and value.is_initializer()]
+            if all(value in known or value in weights for value in node.inputs):
+                known.update(node.outputs)
+                inline.update(str(value.name) for value in weights)
+    return inline
+
+
 def _externalise(graph: ir.Model, folder: Path, batch: str, output: str) -> Template:
-    """Write all large initializers into one file, and refer to it."""
+    """Write all large initializers that binding does not change into one file, and refer to it."""
     import onnx_ir as ir
 
     from tofe_export.files import writing
@@ -159,10 +182,11 @@ def _externalise(graph: ir.Model, folder: Path, batch: str, output: str) -> Temp
     temporary = folder / "weights.partial"
     digest, offset = hashlib.sha256(), 0
     places: dict[str, tuple[int, int]] = {}
+    inline = _bound_with_the_budget(graph.graph)
     with writing(temporary), temporary.open("wb") as file:
         for name, value in graph.graph.initializers.items():
             assert value.const_value is not None  # initializers hold values
-            if value.const_value.nbytes < _INLINE_BYTES:
+            if value.const_value.nbytes < _INLINE_BYTES or name in inline:
                 continue
             data = bytes(-offset % _ALIGNMENT) + value.const_value.tobytes()
             file.write(data)

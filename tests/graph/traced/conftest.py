@@ -64,6 +64,8 @@ RECIPES = {
     ),
     "siglip": Recipe("vit_base_patch16_siglip_224", {"num_classes": 0}, {"approximator": "block"}),
     "lvvit": Recipe("lvvit_s", structure={"selector": "dynamicvit"}),
+    "conditioned": Recipe(arguments={"embed_dim": 528}, structure={"conditioned": True}),  # biases above 1 kB
+    "conditioned-lvvit": Recipe("lvvit_s", structure={"selector": "dynamicvit", "conditioned": True}),
     "no-reuse": Recipe(structure={"selector": "dynamicvit", "reuse": False}, output="tokens", keep=(9, 9, 4)),
     "four-tied": Recipe(
         arguments={"depth": 5, "global_pool": "avg"},
@@ -85,6 +87,9 @@ def build(recipe: Recipe) -> ToFe:
     for approximator in model.approximators:
         if isinstance(approximator, BottleneckApproximator):
             nn.init.normal_(approximator.fc2.bias, std=0.3)
+    for name, parameter in model.named_parameters():
+        if name.endswith(".condition"):
+            nn.init.normal_(parameter)
     if recipe.tied:
         for parameter in model.selectors.parameters():
             nn.init.zeros_(parameter)
@@ -207,7 +212,7 @@ def traced(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Traced]:
 
 
 FULL = Request(
-    keep=(7, 5, 3), budgets=(0.02,), lowerings=("scatter", "concat", "adaptive"), batches=(1, 2, "dyn")
+    keep=(7, 5, 3), budgets=(0.021,), lowerings=("scatter", "concat", "adaptive"), batches=(1, 2, "dyn")
 )
 
 
@@ -260,3 +265,25 @@ def quick(traced: Callable[[str], Traced], monkeypatch: pytest.MonkeyPatch) -> N
 def pictures() -> Callable[..., Pictures]:
     """Three pictures, by a seed; 0 are those of the bundle."""
     return some_pictures
+
+
+def export_traced(case: Free, folder: Path, pictures: Free, request: Request, model: Free = None) -> Bundle:
+    """A bundle of a traced model, by its own template; of a `model` with other weights by a new trace."""
+    classes = tuple("abcdefghij") if case.model.backbone.num_classes else None
+    preprocessing = case.model.backbone.preprocessing()
+    checkpoint = Checkpoint(model or case.model, preprocessing, classes, trained=True, sha256="c" * 64)
+
+    def copy(_: object, target: Path, output: str) -> object:
+        shutil.copyfile(case.folder / case.template.weights_file, target / case.template.weights_file)
+        return case.template
+
+    with pytest.MonkeyPatch.context() as patch:
+        if model is None:
+            patch.setattr(module, "trace", copy)
+        return export(checkpoint, request, folder, pictures)
+
+
+@pytest.fixture(scope="session")
+def exported() -> Callable[..., Bundle]:
+    """Export a traced model: (case, folder, pictures, request, another model of the same structure)."""
+    return export_traced

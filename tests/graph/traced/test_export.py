@@ -50,8 +50,8 @@ def test_the_manifest_says_what_was_made(original: Bundle, checkpoint: Checkpoin
     bundle.check(manifest.variants)
     assert list(named(bundle)) == [
         *(f"dense-fp32-b{b}" for b in (1, 2, "dyn")),
-        *(f"0.02g-{lowering}-fp32-b{b}" for lowering in ("scatter", "concat") for b in (1, 2, "dyn")),
-        "0.02g-adaptive-fp32-b1",
+        *(f"0.0210g-{lowering}-fp32-b{b}" for lowering in ("scatter", "concat") for b in (1, 2, "dyn")),
+        "0.0210g-adaptive-fp32-b1",
     ]
     model = manifest.model
     assert (model.backbone, model.arguments) == (backbone.name, backbone.arguments)
@@ -78,12 +78,12 @@ def test_the_manifest_says_what_variants_are(original: Bundle) -> None:
             continue
         assert variant.probe is not None
         assert variant.probe.file == f"variants/{name}.probe.onnx"
-        assert (variant.budget_gmacs, variant.keep) == (0.02, (7, 5, 3))
+        assert (variant.budget_gmacs, variant.keep) == (0.021, (7, 5, 3))
         assert variant.gmacs_executed == gmacs(
             macs_executed(original.manifest.cost, (7, 5, 3), variant.lowering)
         )
-    assert named(original)["0.02g-scatter-fp32-bdyn"].batch == "dyn"
-    assert named(original)["0.02g-scatter-fp32-b2"].thresholds is None
+    assert named(original)["0.0210g-scatter-fp32-bdyn"].batch == "dyn"
+    assert named(original)["0.0210g-scatter-fp32-b2"].thresholds is None
 
 
 def test_only_what_the_manifest_names_is_there(original: Bundle) -> None:
@@ -140,7 +140,7 @@ def test_a_bundle_can_be_moved(bundle: Bundle, tmp_path: Path, monkeypatch: pyte
 
 
 def test_adaptive_thresholds_are_found_and_recorded(original: Bundle) -> None:
-    variant = named(original)["0.02g-adaptive-fp32-b1"]
+    variant = named(original)["0.0210g-adaptive-fp32-b1"]
     assert variant.thresholds is not None
     assert variant.source == "--keep; thresholds from the 3 reference images"
     assert variant.targets == ()
@@ -153,7 +153,7 @@ def test_progress_is_told(checkpoint: Checkpoint, pictures: Make, tmp_path: Path
     told: list[str] = []
     export(checkpoint, MORE, tmp_path / "new", pictures(), say=told.append)
     assert "tracing" in told
-    assert "lowering 0.03g-scatter-fp32-b1" in told
+    assert "lowering 0.0300g-scatter-fp32-b1" in told
     assert "PyTorch's answers for dense, 3 of 3 images" in told
 
 
