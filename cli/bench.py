@@ -126,9 +126,10 @@ def measure(bundle: Bundle, pairs: Sequence[Pair], how: How, plan: Plan, alone: 
     from tofe_export.bench.alone import measure_alone
     from tofe_export.bench.comparison import compare
     from tofe_export.bench.sides import free_device_memory, open_side
+    from tofe_export.inputs import as_fed
 
     bundle.check([], reference=True)
-    images = bundle.reference().images
+    images = as_fed(bundle.reference().images, bundle.manifest.model, bundle.manifest.preprocessing)
     free_memory = free_device_memory(how)
     found = []
     with console.progress("bench", len(pairs)) as progress:

@@ -65,7 +65,8 @@ def overview(manifest: Manifest) -> str:
         f"{'with' if model.reuse else 'without'} reuse, selections before blocks {blocks}",
         "tokens": f"{model.tokens} ({model.grid[0]} x {model.grid[1]}) and {model.prefix} prefix",
         "output": f"{model.output}" + (f", {model.num_classes} classes" if model.output == "logits" else ""),
-        "input": f"{pre.size[0]} x {pre.size[1]}, crop {pre.crop:g} ({pre.crop_mode}), {pre.interpolation}",
+        "input": f"{'uint8 frames (B, H, W, 3), ' if model.takes_frames else ''}"
+        f"{pre.size[0]} x {pre.size[1]}, crop {pre.crop:g} ({pre.crop_mode}), {pre.interpolation}",
         "mean, std": f"{_numbers(pre.mean)}; {_numbers(pre.std)}",
         "dense": f"{printed(dense_gmacs(manifest))} GMACs",
         "reference": f"{reference.count} images ({reference.source})",

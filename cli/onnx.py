@@ -49,6 +49,15 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
     help="What the graph returns: the head's logits (or features), or all patch tokens in spatial order.",
 )
 @click.option(
+    "--input",
+    "input_type",
+    type=click.Choice(["float32", "uint8"]),
+    default="float32",
+    show_default=True,
+    help="What the graph takes: normalised images (B, 3, H, W), or camera frames (B, H, W, 3), which it "
+    "normalises itself.",
+)
+@click.option(
     "--images",
     type=click.Path(path_type=Path),
     metavar="DIR",
@@ -77,6 +86,7 @@ def command(
     precisions: tuple[str, ...],
     float32: tuple[str, ...],
     output: str,
+    input_type: str,
     images: Path | None,
     num_images: int | None,
     out: Path,
@@ -102,6 +112,7 @@ def command(
         batches=batches or (1,),
         precisions=precisions or DEFAULT_PRECISIONS,
         output=output,
+        input=input_type,
         align=align,
         float32=float32,
     )

@@ -105,10 +105,12 @@ def run(bundle: Bundle, choice: Choice, pictures: Sequence[Path]) -> dict[str, F
     """Logits (n, C) of n pictures, by variant name; a few pictures are in memory at a time."""
     import numpy as np
 
-    from tofe_export.preprocess import apply, load_image
+    from tofe_export.inputs import prepare
+    from tofe_export.preprocess import load_image
     from tofe_export.runtime.batching import run_all
     from tofe_export.runtime.session import Session
 
+    pre, frames = bundle.manifest.preprocessing, bundle.manifest.model.takes_frames
     logits: dict[str, list[Floats]] = {variant.name: [] for variant in choice.variants}
     with ExitStack() as stack, console.progress("predict", len(pictures)) as progress:
         sessions = {
@@ -117,7 +119,7 @@ def run(bundle: Bundle, choice: Choice, pictures: Sequence[Path]) -> dict[str, F
         }
         for first in range(0, len(pictures), PICTURES_AT_ONCE):
             some = pictures[first : first + PICTURES_AT_ONCE]
-            images = np.stack([apply(load_image(path), bundle.manifest.preprocessing) for path in some])
+            images = np.stack([prepare(load_image(path), pre, frames=frames) for path in some])
             for name, session in sessions.items():
                 logits[name].append(run_all(session, images)["logits"])
             progress.advance(len(some), some[-1].name)

@@ -37,6 +37,10 @@ class Fields:
             raise ValueError(f"{self.place(key)}: expected this key, found none")
         return self._data[key]
 
+    def has(self, key: str) -> bool:
+        """Whether the key is there: for keys that older files do not have."""
+        return key in self._data
+
     def child(self, key: str) -> Fields:
         """A nested object."""
         return Fields(self.get(key), self.place(key))

@@ -21,6 +21,7 @@ from tofe_export.preprocess import Preprocessing
 SCHEMA_VERSION = 1
 LOWERINGS = ("scatter", "concat", "adaptive", "dense")
 OUTPUTS = ("logits", "features", "tokens")
+INPUTS = ("float32", "uint8")
 DYNAMIC = "dyn"
 
 Batch = int | Literal["dyn"]
@@ -43,6 +44,12 @@ class Model:
     grid: tuple[int, int]  # patches: rows, columns
     num_classes: int
     output: str  # one of OUTPUTS, also the name of the graphs' output
+    input: str = "float32"  # one of INPUTS: normalised (B, 3, H, W), or frames (B, H, W, 3)
+
+    @property
+    def takes_frames(self) -> bool:
+        """Whether the graphs normalise by themselves, and take uint8 (B, H, W, 3)."""
+        return self.input == "uint8"
 
     @classmethod
     def read(cls, data: Fields) -> Model:
@@ -64,6 +71,7 @@ class Model:
             grid=(grid[0], grid[1]),
             num_classes=data.integer("num_classes"),
             output=data.text("output", OUTPUTS),
+            input=data.text("input", INPUTS) if data.has("input") else "float32",  # older ones have none
         )
         data.done()
         return model

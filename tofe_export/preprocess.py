@@ -7,7 +7,7 @@ parameters travel checkpoint -> manifest -> here. The arithmetic is timm's evalu
 needs neither torch nor timm:
 
     resize the shorter side to floor(size / crop) ("center"), or both sides ("squash")
-    cut the middle (H, W)
+    cut the middle (H, W): a frame, which graphs exported with `--input uint8` take
     x / 255, minus mean, divided by std, channels first
 
 `load_image` is stricter than timm: it turns pictures by their EXIF orientation, looks at the size in the
@@ -37,6 +37,7 @@ MAX_SIDE = 65_535
 MAX_PIXELS = 178_956_970  # Pillow's own limit against decompression bombs (twice its warning threshold)
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos", "hamming", "box")
 CROP_MODES = ("center", "squash")
+WHOLE = 0.01  # grey levels; float32 rounding moves a normalised level by 1e-5
 
 Pixels = npt.NDArray[np.uint8]
 # what Pillow's decoders raise for damaged files, besides UnidentifiedImageError
@@ -106,18 +107,43 @@ def load_image(path: Path | str, file: BinaryIO | None = None) -> Image.Image:
 def apply(image: Image.Image | Pixels, pre: Preprocessing) -> npt.NDArray[np.float32]:
     """Resize, crop and normalise one picture: PIL image or uint8 (h, w, 3) -> float32 (3, H, W).
 
-    Equals timm's evaluation transform. Raises ImageError for other arrays, empty pictures, and aspect ratios
-    so extreme that resizing the shorter side would need more than 179 megapixels.
+    Equals timm's evaluation transform. Raises ImageError as `frame` does.
+    """
+    pixels = frame(image, pre).astype(np.float32) / np.float32(255.0)  # (H, W, 3)
+    normal = (pixels - np.array(pre.mean, np.float32)) / np.array(pre.std, np.float32)
+    return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
+
+
+def frame(image: Image.Image | Pixels, pre: Preprocessing) -> Pixels:
+    """Resize and crop one picture, without normalisation: PIL image or uint8 (h, w, 3) -> uint8 (H, W, 3).
+
+    Raises ImageError for other arrays, empty pictures, and aspect ratios so extreme that resizing the shorter
+    side would need more than 179 megapixels.
     """
     picture = _as_image(image)
     resized = picture.resize(_resized_size(picture.size, pre), Image.Resampling[pre.interpolation.upper()])
     height, width = pre.size
     top = round((resized.height - height) / 2.0)
     left = round((resized.width - width) / 2.0)
-    cut = resized.crop((left, top, left + width, top + height))
-    pixels = np.asarray(cut, dtype=np.float32) / np.float32(255.0)  # (H, W, 3)
-    normal = (pixels - np.array(pre.mean, np.float32)) / np.array(pre.std, np.float32)
-    return np.ascontiguousarray(normal.transpose(2, 0, 1), dtype=np.float32)
+    return np.array(resized.crop((left, top, left + width, top + height)), dtype=np.uint8)
+
+
+def frames_of(images: npt.NDArray[np.float32], pre: Preprocessing) -> Pixels:
+    """Undo the normalisation of `apply`: float32 (n, 3, H, W) -> the frames it was given, uint8 (n, H, W, 3).
+
+    Exact, whatever version of Pillow made the frames. Raises ImageError where images are not whole grey
+    levels from 0 to 255, so that no frame gives them.
+    """
+    normal = images.transpose(0, 2, 3, 1).astype(np.float64)
+    levels = (normal * np.array(pre.std) + np.array(pre.mean)) * 255.0
+    whole = np.rint(levels)
+    finite = np.isfinite(levels).all()
+    if not finite or np.abs(levels - whole).max() > WHOLE or whole.min() < 0 or whole.max() > 255:
+        raise ImageError(
+            "expected images made of whole grey levels from 0 to 255, found others (or another mean and std "
+            "than theirs): no uint8 frame gives them"
+        )
+    return np.ascontiguousarray(whole, dtype=np.uint8)
 
 
 def source_pixels(image: Image.Image | Pixels) -> Pixels:

@@ -135,3 +135,16 @@ def test_a_backbone_no_better_than_chance_and_a_missed_budget_are_said() -> None
     *_, warned = run(checkpoint(), replace(RECIPE, budgets=(budget(0.1),)))
     assert "no better than chance" in warned[0]
     assert "was missed by +" in warned[1]
+
+
+def test_names_that_were_assumed_give_way_to_the_folders() -> None:
+    """A head of 1000 classes is taken for ImageNet's; folders that share no name with them are other data."""
+    start = checkpoint()
+    start.classes = ("n01 tench", "n02 shark", "n03 hen", "n04 ox")
+    trained, _, _ = run(start, replace(RECIPE, budgets=(budget(0.5),), epochs=1))
+    assert trained is not None
+    assert trained.checkpoint.classes == ("a", "b", "c", "d")
+    start = checkpoint()
+    start.classes = ("n01 tench", "n02 shark", "n03 hen", "n04 ox")
+    with pytest.raises(InputError, match="2 that differ"):
+        run(start, replace(RECIPE, budgets=(budget(0.5),)), data(("n01", "n02", "c", "d")))

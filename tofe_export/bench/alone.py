@@ -24,6 +24,7 @@ from tofe_export.bench.sides import How, feeds_of, open_side, peak_memory
 from tofe_export.bench.statistics import Summary
 from tofe_export.bench.timing import timer_of
 from tofe_export.bundle import Bundle
+from tofe_export.inputs import as_fed
 
 _KINDS = {
     kind.exit_code: kind
@@ -80,7 +81,7 @@ def answer(request: Request) -> Facts:
     """Measure here: {"latency", "with_copies", "peak_memory_bytes"}."""
     bundle = Bundle.open(request.bundle)
     variant = bundle.variant(request.variant)
-    images = bundle.reference().images
+    images = as_fed(bundle.reference().images, bundle.manifest.model, bundle.manifest.preprocessing)
     with open_side(bundle, variant, request.how) as session:
         timer = timer_of(session, feeds_of(session, images, request.how.batch_of(variant)))
         try:

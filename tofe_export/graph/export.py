@@ -21,6 +21,7 @@ from tofe_export.graph.request import Request, variants
 from tofe_export.graph.trace import trace
 from tofe_export.graph.typing.kernels import require_onnxruntime
 from tofe_export.graph.variant_maker import VariantMaker
+from tofe_export.inputs import as_fed
 from tofe_export.manifest import Manifest, Model, ReferenceInfo, Variant, WeightsFile
 from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.preprocess import Pixels, apply, load_image, source_pixels
@@ -83,8 +84,10 @@ def export(
         planned = settle_thresholds(checkpoint, planned, reference, say)
         reference, noise = answer(checkpoint, request, planned, reference, say)
         say("tracing")
-        template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output)
-        maker = VariantMaker(writer, checkpoint, template, reference, noise, request.float32, say)
+        frames = checkpoint.preprocessing if model.takes_frames else None
+        template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output, frames)
+        images = as_fed(reference.images, model, checkpoint.preprocessing)
+        maker = VariantMaker(writer, checkpoint, template, reference, images, noise, request.float32, say)
         made = [maker.make(variant) for variant in planned]
         reference.save(writer.path("reference.npz"))
         manifest = _manifest(writer, checkpoint, model, maker.weights, made, base, reference, source)
@@ -108,6 +111,7 @@ def _describe(checkpoint: Checkpoint, request: Request) -> Model:
         grid=backbone.grid,
         num_classes=backbone.num_classes,
         output="tokens" if request.output == "tokens" else backbone.output,
+        input=request.input,
     )
 
 
@@ -118,6 +122,8 @@ def _refuse_to_mix(base: Bundle, model: Model, checkpoint: Checkpoint) -> None:
         differs.append("the checkpoint")
     if old.model.output != model.output:
         differs.append(f"the output ({old.model.output} there, {model.output} here)")
+    if old.model.input != model.input:
+        differs.append(f"the input ({old.model.input} there, {model.input} here)")
     if old.preprocessing != checkpoint.preprocessing:
         differs.append("the preprocessing")
     if differs:

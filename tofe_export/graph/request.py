@@ -31,6 +31,8 @@ class Request:
     precisions: tuple[str, ...] = ("fp32",)
     output: str = "head"
     """"head", or "tokens" for all patch tokens."""
+    input: str = "float32"
+    """"float32" for normalised images, or "uint8" for frames that the graph normalises."""
     align: int = 1
     float32: tuple[str, ...] = ()
     """What else stays float32 in typed graphs: see `typing.islands`."""

@@ -25,9 +25,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tofe_export.graph.passes.bind_budget import BUDGET_INPUT
+from tofe_export.graph.take_frames import take_frames
 from tofe_export.graph.template import TemplateFreezer, translations
 from tofe_export.model.selector import CONDITION
 from tofe_export.model.tofe import ToFe
+from tofe_export.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     import onnx
@@ -70,10 +72,10 @@ class _Traced(nn.Module):
         return cast(Tensor, functional_call(self.model, dict.fromkeys(names, b), arguments))
 
 
-def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
+def trace(model: ToFe, folder: Path, output: str = "head", frames: Preprocessing | None = None) -> Template:
     """Trace `model` and write its weights to `folder`/weights-<sha256[:12]>.bin.
 
-    `output` is "head" or "tokens".
+    `output` is "head" or "tokens". With `frames` the graph takes uint8 frames and normalises them so.
 
     Raises:
         WriteError: the weights could not be written.
@@ -109,6 +111,8 @@ def trace(model: ToFe, folder: Path, output: str = "head") -> Template:
     batch = str(shape[0])
     _name_nodes(graph.graph)
     _name_weights(graph.graph)
+    if frames is not None:
+        take_frames(graph.graph, frames)
     return _externalise(graph, folder, batch, name)
 
 

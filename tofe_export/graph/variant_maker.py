@@ -29,6 +29,7 @@ from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.model.tofe import condition_of
 from tofe_export.reference import Reference
 from tofe_export.verify.case import Case, case_for
+from tofe_export.verify.compare import Array
 
 MACS_TOLERANCE = 0.01
 FOLDER = "variants"
@@ -43,6 +44,8 @@ class VariantMaker:
     template: Template
     reference: Reference
     """With the answers to all planned variants."""
+    images: Array
+    """Its images as the graphs take them."""
     noise: Mapping[str, float]
     """How much of the answers is rounding, by their key."""
     float32: tuple[str, ...] = ()
@@ -124,6 +127,7 @@ class VariantMaker:
             tokens=tofe.backbone.tokens,
             locations=tofe.structure.locations,
             depth=tofe.cost().depth,
+            images=self.images,
         )
 
     def _bind(self, planned: Planned, *, probe: bool) -> onnx.ModelProto:

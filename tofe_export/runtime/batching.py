@@ -26,9 +26,9 @@ def run_batches(
 ) -> Iterator[tuple[slice, dict[str, Array]]]:
     """Yield (which images, outputs for them) batch by batch.
 
-    `images` is (n, 3, H, W); `per_image` are other inputs with n rows, cut in the same way; `constant` inputs
-    are handed on as they are. `batch` counts only where the graph's own is dynamic. Raises InputError when
-    there are no images or the numbers of rows differ, and what `Session.infer` raises.
+    `images` has n rows, as the graph takes them; `per_image` are other inputs with n rows, cut in the same
+    way; `constant` inputs are handed on as they are. `batch` counts only where the graph's own is dynamic.
+    Raises InputError when there are no images or the numbers of rows differ, and what `Session.infer` raises.
     """
     rows = {IMAGES: images, **(per_image or {})}
     count = len(images)

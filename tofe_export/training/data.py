@@ -147,6 +147,12 @@ def check_classes(data: Labelled, num_classes: int, classes: Sequence[str] | Non
         )
 
 
+def share_names(data: Labelled, classes: Sequence[str]) -> bool:
+    """Whether any folder fits any of these class names, as `check_classes` understands fitting."""
+    known = {*classes, *(name.split(" ", 1)[0] for name in classes)}
+    return not known.isdisjoint(data.classes)
+
+
 def hold_out(targets: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:
     """Positions for training and for validation, ascending: `share` of each class, drawn by the seed.
 

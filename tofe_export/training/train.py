@@ -28,7 +28,7 @@ from tofe_export.model.checkpoint import Checkpoint
 from tofe_export.model.freezer import StaticFreezer
 from tofe_export.model.tofe import ToFe
 from tofe_export.training.batch import Batch
-from tofe_export.training.data import TrainingData, check_classes
+from tofe_export.training.data import TrainingData, check_classes, share_names
 from tofe_export.training.evaluate import Evaluation, Row, evaluate, in_batches
 from tofe_export.training.loading import EpochSampler, micro_batch
 from tofe_export.training.loop import Mix, StepReport, fit
@@ -186,6 +186,8 @@ def _check(checkpoint: Checkpoint, data: TrainingData, recipe: Recipe) -> None:
     """Raise for what can be known before the first image is read."""
     structure = checkpoint.model.structure
     check_targets(checkpoint.model.cost(), recipe)
+    if checkpoint.classes and not share_names(data, checkpoint.classes):
+        checkpoint.classes = None  # ImageNet's were assumed for 1000 outputs, and this is other data
     check_classes(data, checkpoint.model.backbone.num_classes, checkpoint.classes)
     if len(recipe.budgets) > 1 and not structure.conditioned:
         raise UsageError("several budgets need selectors that know them: build the checkpoint conditioned")

@@ -13,8 +13,9 @@ from pathlib import Path
 import numpy as np
 
 from tofe_export.calibration.images import find_images, label_of, sample
-from tofe_export.preprocess import Preprocessing, apply, load_image
-from tofe_export.runtime.batching import run_all
+from tofe_export.inputs import prepare
+from tofe_export.preprocess import Preprocessing, load_image
+from tofe_export.runtime.batching import IMAGES, run_all
 from tofe_export.runtime.session import Session
 
 CHUNK = 32  # images held in memory at once
@@ -54,10 +55,11 @@ def accuracy(
     """
     if not images:
         raise ValueError("expected labelled images, found none")
+    frames = session.inputs[IMAGES].dtype == np.uint8
     ranks: list[int] = []
     for start in range(0, len(images), CHUNK):
         chunk = images[start : start + CHUNK]
-        batch = np.stack([apply(load_image(path), pre) for path, _ in chunk])
+        batch = np.stack([prepare(load_image(path), pre, frames=frames) for path, _ in chunk])
         logits = run_all(session, batch)["logits"]
         order = np.argsort(-logits, axis=1, kind="stable")
         ranks += [int(np.flatnonzero(row == label)[0]) for row, (_, label) in zip(order, chunk, strict=True)]

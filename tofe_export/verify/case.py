@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from tofe_export.errors import BundleError
+from tofe_export.inputs import as_fed
 from tofe_export.manifest import Manifest, Variant
 from tofe_export.reference import Reference
 from tofe_export.verify.compare import Array, Bools
@@ -30,7 +31,7 @@ class Case:
     locations: tuple[int, ...]  # block before which selection s happens
     depth: int
     rounding: float  # of PyTorch's own answers, as a fraction of the range
-    images: Array  # float32 (n, 3, H, W)
+    images: Array  # as the graph takes them: float32 (n, 3, H, W), or uint8 (n, H, W, 3)
     expected: Array  # float32 (n, ...)
     scores: Array  # float32 (n, S, N), NaN where not scored
     kept: Bools  # (n, S, N)
@@ -59,6 +60,11 @@ class Case:
     def reuse(self) -> bool:
         """Whether every stage scores all tokens, so that any set of tokens can be forced at any stage."""
         return not bool(np.isnan(self.scores).any())
+
+    @property
+    def channel_axis(self) -> int:
+        """Where the colours of `images` are."""
+        return 3 if self.images.dtype == np.uint8 else 1
 
     def only(self, indices: Array) -> Case:
         """The same case on some of the images."""
@@ -97,6 +103,7 @@ def case_of(manifest: Manifest, variant: Variant, reference: Reference) -> Case:
         tokens=model.tokens,
         locations=model.locations,
         depth=manifest.cost.depth,
+        images=as_fed(reference.images, model, manifest.preprocessing),
     )
 
 
@@ -108,8 +115,12 @@ def case_for(
     tokens: int,
     locations: Sequence[int],
     depth: int,
+    images: Array,
 ) -> Case:
-    """What a variant must do, where the facts of its model are not in a manifest yet."""
+    """What a variant must do, where the facts of its model are not in a manifest yet.
+
+    `images` are the reference's, as the graph takes them.
+    """
     dense, adaptive = variant.lowering == "dense", variant.lowering == "adaptive"
     n, key = len(reference.images), variant.reference
     nothing = np.zeros((n, 0, tokens))
@@ -124,7 +135,7 @@ def case_for(
         locations=() if dense else tuple(locations),
         depth=depth,
         rounding=variant.rounding,
-        images=reference.images,
+        images=images,
         expected=reference.output(key),
         scores=nothing if dense else reference.scores(key),
         kept=nothing.astype(bool) if dense else reference.kept(key),

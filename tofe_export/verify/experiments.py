@@ -27,7 +27,9 @@ def other_inputs(case: Case, limits: Limits, product: Session, remade: Array | N
     """Inputs that give the product the reference's output: "remade", or a channel order like "BGR"."""
     orders = [order for order in permutations(range(3)) if order != (0, 1, 2)]
     trials = {} if remade is None else {"remade": remade}
-    trials |= {"".join("RGB"[c] for c in order): case.images[:, list(order)] for order in orders}
+    trials |= {
+        "".join("RGB"[c] for c in order): np.take(case.images, order, case.channel_axis) for order in orders
+    }
     for name, images in trials.items():
         if (worst(run_product(case, product, images), case.expected) <= SLACK * limits.output).all():
             return name

@@ -19,6 +19,7 @@ import numpy as np
 from tofe_export import __version__
 from tofe_export.bundle import Bundle
 from tofe_export.errors import BundleError
+from tofe_export.inputs import as_fed
 from tofe_export.manifest import Variant
 from tofe_export.reference import Reference
 from tofe_export.runtime.session import Session
@@ -53,6 +54,8 @@ def verify_bundle(
     remade = remake(reference, pre)
     preprocessing = check_preprocessing(reference, pre, remade)
     usable = remade if not preprocessing.passed and remade.shape == reference.images.shape else None
+    if usable is not None:
+        usable = as_fed(usable, bundle.manifest.model, pre)
     reports = []
     judge = cache(lambda name: _verify(bundle, bundle.variant(name), "onnxruntime", "cpu", reference, usable))
     for variant in variants:

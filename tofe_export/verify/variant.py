@@ -24,9 +24,9 @@ def verify_variant(
 ) -> VariantReport:
     """Compare a variant with the reference. `probe` is None for dense variants and engines without one.
 
-    `remade` are the images as the manifest's preprocessing makes them (n, 3, H, W), given where they differ
-    from the stored ones. Raises UsageError for a precision without limits; whatever a graph does wrong, not
-    running included, is in the report.
+    `remade` are the images as the manifest's preprocessing makes them, as the graph takes them, given where
+    they differ from the stored ones. Raises UsageError for a precision without limits; whatever a graph does
+    wrong, not running included, is in the report.
     """
     limits = limits_for(case.precision, case.rounding)
     empty = _empty(case, backend, product.provider)

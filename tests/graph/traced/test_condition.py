@@ -111,7 +111,7 @@ def exported(
     case = traced("conditioned")
     path = case.folder / case.template.weights_file
 
-    def copied(model: object, folder: Path, output: str) -> Template:
+    def copied(model: object, folder: Path, output: str, frames: object = None) -> Template:
         (folder / path.name).write_bytes(path.read_bytes())
         template: Template = case.template
         return template

@@ -3,7 +3,8 @@
 Three reasons come from the graph alone. The *selector* is everything whose numbers reach the answer only as
 a choice: seen from the end, a node all of whose readers choose, down to TopK (or a comparison). That needs no
 names, and constants that modules share cannot mislead it. *Normalisations* square and sum what they read. And
-some operators do not take the type at all, as Conv does not take bfloat16 before opset 22.
+some operators do not take the type at all, as Conv does not take bfloat16 before opset 22; nor does TensorRT
+turn uint8 frames into it (NvInfer.h, DataType::kUINT8).
 
 One comes from numbers: what exceeds the range of the type, by a head-room, on the reference images.
 """
@@ -18,12 +19,14 @@ from tofe_export.errors import UsageError
 from tofe_export.graph.typing.half import Half
 from tofe_export.graph.typing.magnitudes import Magnitudes
 from tofe_export.graph.typing.nodes import (
+    BFLOAT16,
     MOVEMENT,
     NORMS,
     activations,
     float_inputs,
     float_outputs,
     is_float,
+    reads_bytes,
     takes,
     works_on_floats,
 )
@@ -79,6 +82,8 @@ def required(
             reason = SELECTOR
         elif node.op in NORMS:
             reason = LAYER_NORM
+        elif half.onnx_type == BFLOAT16 and reads_bytes(node):
+            reason = f"TensorRT casts uint8 to float32 and float16, not to {half.name}"
         elif not takes(node, half, graph.opset):
             reason = f"{node.op} takes no {half.name} in opset {graph.opset}"
         elif too_large := _too_large(node, half, magnitudes):

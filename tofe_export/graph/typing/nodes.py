@@ -26,6 +26,7 @@ ELEMENTWISE = frozenset(
 """Cheap in any type: not worth two Casts between float32 nodes."""
 NORMS = frozenset(("LayerNormalization", "BatchNormalization", "InstanceNormalization"))
 FLOAT32 = int(onnx.TensorProto.FLOAT)
+BFLOAT16 = int(onnx.TensorProto.BFLOAT16)
 
 
 def is_float(tensor: gs.Tensor) -> bool:
@@ -52,6 +53,11 @@ def float_outputs(node: gs.Node) -> list[gs.Tensor]:
 def works_on_floats(node: gs.Node) -> bool:
     """Whether the node has a float type to choose."""
     return bool(float_inputs(node) or float_outputs(node))
+
+
+def reads_bytes(node: gs.Node) -> bool:
+    """Whether the node reads uint8, as the Cast of a camera frame does."""
+    return any(t.dtype is not None and t.dtype == np.uint8 for t in node.inputs)
 
 
 def takes(node: gs.Node, half: Half, opset: int) -> bool:
