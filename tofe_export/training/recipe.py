@@ -43,9 +43,9 @@ class Recipe:
     lambda_cls: float = 1.0
     lambda_apr: float = 2.0
     lambda_budget: float | None = None
-    """Weight of the budget loss; None takes 100 for "ratio" (5 * 4.6^2: the paper's on DeiT-S), 5 for "gmacs"."""
+    """Weight of the budget loss; None takes 100 for "ratio" (5 * 4.6^2, the paper's), 5 for "gmacs"."""
     budget_unit: str = "ratio"
-    """"ratio": ((F - target) / F_dense)^2, the same force for every backbone; "gmacs": the paper's GFLOPs^2."""
+    """"ratio": ((F - target) / F_dense)^2, as strong for every backbone; "gmacs": GFLOPs^2."""
     budget_mean: str = "batch"
     """"batch": square of the mean error (Eq. 13); "sample": mean of the squares (Eq. 14)."""
     budget_control: str = "loss"
@@ -78,7 +78,9 @@ class Recipe:
         for name in _NOT_NEGATIVE:
             _require(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
         for name, choices in CHOICES.items():
-            _require(name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}")
+            _require(
+                name, getattr(self, name), getattr(self, name) in choices, f"one of {', '.join(choices)}"
+            )
         _require("lambda_budget", self.lambda_budget, (self.lambda_budget or 0) >= 0, "0 or more")
         _require("ema", self.ema, self.ema < 1, "below 1")
         _require("tau", self.tau, self.tau > 0, "above 0")
@@ -107,8 +109,8 @@ class Recipe:
 
 
 _NOT_NEGATIVE = (
-    *("lr", "min_lr", "backbone_lr_scale", "fixed_epochs", "warmup_epochs", "weight_decay", "clip_grad", "ema"),
-    *("lambda_cls", "lambda_apr", "multiplier_rate", "distill"),
+    *("lr", "min_lr", "backbone_lr_scale", "fixed_epochs", "warmup_epochs", "weight_decay", "clip_grad"),
+    *("ema", "lambda_cls", "lambda_apr", "multiplier_rate", "distill"),
     *("mixup", "cutmix", "smoothing", "erase", "holdout", "max_corrupt"),
 )
 CHOICES = {
