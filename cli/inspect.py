@@ -3,11 +3,13 @@
 MACs come in two accounts (`budget.py`): *executed* is what the graph really runs and what a profiler must
 agree with, so people see it first, with its share of the dense model; *paper* is what a budget means. The
 stage table appears when variants are picked; JSON always holds it. The files are compared with their hashes
-last, so that a damaged bundle is described before it is refused.
+last, so that a damaged bundle is described before it is refused. `--triton` and `--trtexec` print nothing but
+what they are asked for, so that it can go into a file.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +30,25 @@ Facts = dict[str, Any]
 @click.command("inspect", short_help="What a bundle holds and costs.")
 @options.bundle
 @options.variant_filters
+@click.option(
+    "--triton",
+    type=click.Choice(options.BACKENDS),
+    help="Print Triton's config.pbtxt of the picked variants (else of the first with token reduction).",
+)
+@click.option(
+    "--trtexec",
+    metavar="TARGET",
+    help="Print the trtexec line that builds them with that TensorRT: trt-10.3, jetpack-6.2, ...",
+)
 @options.json_target
 @options.quiet
-def command(bundle: Path, json_target: str | None, **filters: Any) -> None:  # noqa: ANN401 - options.variant_filters
+def command(
+    bundle: Path,
+    triton: str | None,
+    trtexec: str | None,
+    json_target: str | None,
+    **filters: Any,  # noqa: ANN401 - what options.variant_filters declares
+) -> None:
     """Print model, preprocessing, reference, and per variant tokens, MACs and files of BUNDLE.
 
     Executed MACs come first, the paper's account (which budgets use) second. Pick a variant to see its
@@ -38,6 +56,13 @@ def command(bundle: Path, json_target: str | None, **filters: Any) -> None:  # n
     """
     opened = bundles.open_bundle(bundle)
     chosen = bundles.variants_of(opened, filters)
+    if triton or trtexec:
+        chosen = chosen if any(filters.values()) else [opened.default_variant()]
+        texts = recipes(opened, chosen, triton, trtexec)
+        console.say("\n\n".join(text for found in texts.values() for text in found.values()))
+        console.emit(texts, json_target)
+        opened.check(chosen)
+        return
     facts = {variant.name: variant_facts(opened, variant) for variant in chosen}
     console.say(overview(opened.manifest))
     console.say(variants_table(facts))
@@ -53,6 +78,28 @@ def command(bundle: Path, json_target: str | None, **filters: Any) -> None:  # n
         json_target,
     )
     opened.check(chosen)
+
+
+def recipes(
+    bundle: Bundle, variants: Sequence[Variant], triton: str | None, trtexec: str | None
+) -> dict[str, dict[str, str]]:
+    """Per variant what other tools need: {"triton", "trtexec"}. Raises `UsageError` where there is none."""
+    from tofe_export.lint.targets import parse_target
+    from tofe_export.triton import triton_config
+    from tofe_export.trt.trtexec import trtexec_line
+
+    found: dict[str, dict[str, str]] = {variant.name: {} for variant in variants}
+    for variant in variants:
+        if triton:
+            found[variant.name]["triton"] = triton_config(bundle, variant, triton)
+        if trtexec:
+            found[variant.name]["trtexec"] = line = trtexec_line(bundle, variant, parse_target(trtexec))
+            if "--layerPrecisions=" in line:
+                console.note(
+                    "trtexec holds layers by name only. `tofe-export trt` also holds what lies between them "
+                    "and proves that the precision happened: prefer it on TensorRT 8.6"
+                )
+    return found
 
 
 def overview(manifest: Manifest) -> str:

@@ -15,6 +15,7 @@ import pytest
 
 from tofe_export.bundle import Bundle
 from tofe_export.errors import BundleError, VariantError
+from tofe_export.manifest import Manifest
 from tofe_export.reference import Reference
 
 NAMES = ["dense-fp32-b1", "2.00g-scatter-fp32-b1", "1.50g-scatter-fp32-b4"]
@@ -113,6 +114,17 @@ def test_a_manifest_that_is_no_object(bundle: Bundle) -> None:
     (bundle.path / "manifest.json").write_text("[]")
     with pytest.raises(BundleError, match=r"the file: expected an object, found \[\]"):
         Bundle.open(bundle.path)
+
+
+def test_an_older_manifest_says_nothing_of_its_input(bundle: Bundle) -> None:
+    data = bundle.manifest.to_json()
+    assert data["model"].pop("input") == "float32"
+    assert Manifest.from_json(data) == bundle.manifest
+    data["model"]["input"] = "uint8"
+    assert Manifest.from_json(data).model.takes_frames
+    data["model"]["input"] = "bfloat16"
+    with pytest.raises(BundleError, match=r"model\.input: expected one of float32, uint8"):
+        Manifest.from_json(data)
 
 
 def test_a_dynamic_batch_survives(bundle: Bundle) -> None:

@@ -38,6 +38,8 @@ def test_reads_every_kind() -> None:
     assert data.child("d").number("k") == 0.5
     assert [child.integer("k") for child in data.children("c")] == [1]
     assert data.mapping("d") == {"k": 0.5}
+    assert data.has("n")
+    assert not data.has("k")
     data.done()
 
 

@@ -8,6 +8,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,15 @@ import pytest
 from PIL import Image
 
 from tofe_export.errors import ImageError
-from tofe_export.preprocess import Pixels, Preprocessing, apply, load_image, source_pixels
+from tofe_export.preprocess import (
+    Pixels,
+    Preprocessing,
+    apply,
+    frame,
+    frames_of,
+    load_image,
+    source_pixels,
+)
 
 DEIT = Preprocessing((224, 224), 0.875, "center", "bicubic", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -76,6 +85,37 @@ def test_result_is_contiguous_float32_and_the_source_unchanged() -> None:
     assert result.dtype == np.float32
     assert result.flags.c_contiguous
     np.testing.assert_array_equal(image, before)
+
+
+def test_a_frame_is_what_apply_normalises() -> None:
+    image = pixels(300, 260)
+    found = frame(image, DEIT)
+    assert found.shape == (224, 224, 3)
+    assert found.dtype == np.uint8
+    assert found.flags.c_contiguous
+    normal = (found / 255 - np.array(DEIT.mean)) / np.array(DEIT.std)
+    np.testing.assert_allclose(apply(image, DEIT), normal.transpose(2, 0, 1), atol=1e-6)
+
+
+def test_frames_come_back_exactly_from_normalised_images() -> None:
+    pre = replace(DEIT, size=(16, 16), crop=1.0)
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)  # every level there is
+    np.testing.assert_array_equal(frames_of(apply(levels, pre)[None], pre), levels[None])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda images: images + 0.3 / 255 / 0.225,  # between two levels
+        lambda images: images + np.float32(200 / 255 / 0.225),  # beyond 255
+        lambda images: np.where(images > 1, np.float32(np.nan), images),
+        lambda images: images / 2,
+    ],
+)
+def test_images_that_no_frame_gives_are_refused(change: Callable[..., Any]) -> None:
+    images = apply(pixels(300, 260), DEIT)[None]
+    with pytest.raises(ImageError, match="expected images made of whole grey levels"):
+        frames_of(change(images).astype(np.float32), DEIT)
 
 
 def test_arrays_and_pictures_give_the_same() -> None:

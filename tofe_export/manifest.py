@@ -201,6 +201,12 @@ class Manifest:
     weights: tuple[WeightsFile, ...]
     variants: tuple[Variant, ...]
 
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Shape of one image as the graphs take it: (3, H, W), or (H, W, 3) where they take frames."""
+        height, width = self.preprocessing.size
+        return (height, width, 3) if self.model.takes_frames else (3, height, width)
+
     def files(self) -> dict[str, str]:
         """Every file the manifest names, relative to the bundle, with its hash."""
         named: list[File | ReferenceInfo | WeightsFile | Variant] = [self.reference, *self.weights]

@@ -113,6 +113,12 @@ def _reduced(
 ARMS = (
     Arm("dense", "dense, fine-tuned as long", dense),
     Arm("tofe", "ToFe", ours.tofe, every_budget=True),
+    Arm(
+        "tofe-multiplier",
+        "ToFe, budget by a multiplier",
+        partial(ours.tofe, budget_control="multiplier"),
+        every_budget=True,
+    ),
     Arm("no-reuse", "ToFe without reuse", partial(ours.tofe, structure={"reuse": False})),
     Arm(
         "identity",

@@ -85,3 +85,33 @@ def test_no_bundle_says_how_to_make_one(tmp_path: Path) -> None:
 )
 def test_sizes(count: int, text: str) -> None:
     assert inspect.size(count) == text
+
+
+def test_recipes_for_other_tools_stand_alone(make_bundle: MakeBundle) -> None:
+    bundle = make_bundle()
+    config = run(bundle, "--triton", "tensorrt")
+    assert (config.exit_code, config.stderr) == (0, "")
+    assert config.stdout.startswith("# models/0.01g-scatter-fp32-b1/config.pbtxt")
+    assert "dims: [ 1, 3, 8, 8 ]" in config.stdout
+    assert "GMACs" not in config.stdout
+    line = run(bundle, "--trtexec", "trt-10.3", "--variant", "dense-fp32-b1").stdout
+    graph = f"--onnx={bundle}/variants/dense-fp32-b1.onnx"
+    assert line == f"trtexec {graph} --saveEngine=dense-fp32-b1.plan --noTF32 --stronglyTyped\n"
+    both = json.loads(
+        run(bundle, "--triton", "onnxruntime", "--trtexec", "jetpack-6.2", "--json", "-").stdout
+    )
+    assert set(both["0.01g-scatter-fp32-b1"]) == {"triton", "trtexec"}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--trtexec", "trt-7.2"), "too old"),
+        (("--trtexec", "trt-11.4"), "meant for TensorRT 8.6, 10.3"),
+        (("--triton", "pytorch"), "--triton"),
+    ],
+)
+def test_recipes_that_cannot_be_given(make_bundle: MakeBundle, options: tuple[str, ...], said: str) -> None:
+    result = run(make_bundle(), *options)
+    assert result.exit_code == 2
+    assert said in " ".join(result.stderr.split())

@@ -141,6 +141,15 @@ class TestTypes:
         model = build_model(nodes, inputs=camera, outputs=[("y", FLOAT, [8, 2])])
         assert {f.node for f in lint(model, "trt-10.3", "type")} == {"transpose"}
 
+    @pytest.mark.parametrize(("to", "warned"), [(FLOAT, []), (HALF, []), (TensorProto.BFLOAT16, ["cast"])])
+    def test_uint8_is_cast_to_two_types(
+        self, to: int, warned: list[str], build_model: BuildModel, lint: Lint
+    ) -> None:
+        nodes = [node("Cast", ["x"], ["t"], "cast", to=to), node("Cast", ["t"], ["y"], "back", to=FLOAT)]
+        model = build_model(nodes, inputs=[("x", UINT8, [2, 8])])
+        found = lint(model, "trt-10.13", "type")
+        assert [(f.severity, f.node) for f in found] == [("warning", name) for name in warned]
+
     def test_int64_is_int32_on_8_6(self, build_model: BuildModel, lint: Lint) -> None:
         ids: Any = [("x", INT64, [2, 8])]
         model = build_model([node("Add", ["x", "x"], ["y"])], inputs=ids, outputs=[("y", INT64, [2, 8])])

@@ -99,7 +99,7 @@ def test_time_between_events(library: FakeCudart) -> None:
         ),
         ("cudaMalloc", 77, "unknown error .error 77.. Expected a working NVIDIA GPU"),
         ("cudaMalloc", 900, "run it without one"),
-        ("cudaSetDevice", 35, "update the NVIDIA driver"),
+        ("cudaSetDevice", 35, "There is no NVIDIA driver, or it is older"),
         ("cudaSetDevice", 100, "CUDA finds no GPU: check nvidia-smi; in a container"),
     ],
 )

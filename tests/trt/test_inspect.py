@@ -27,6 +27,7 @@ MB = 1_000_000
         ({"Outputs": [{"Format/Datatype": "Row major linear BFloat16 format"}]}, "bf16"),
         ({"Outputs": [{"Format/Datatype": "Row major Int8 format"}]}, "int8"),
         ({"Outputs": [{"Format/Datatype": "Int32"}]}, None),
+        ({"Inputs": [{"Format/Datatype": "UInt8"}], "Outputs": [{"Format/Datatype": "Float"}]}, "fp32"),
         ({"Inputs": [{"Format/Datatype": "Half"}], "Outputs": [{"Format/Datatype": "Float"}]}, "fp16"),
         ({"Outputs": [{"Format": "Row major linear", "DataType": "Half"}]}, "fp16"),  # 11.x
         ({"Outputs": [{"Format": "Row major linear FP32 format (kLINEAR)"}]}, "fp32"),

@@ -42,7 +42,12 @@ SEEN = (  # lines as TensorRT wrote them, what must be understood
         "please rebuild.",
         "another kind of GPU",
     ),
-    ("CUDA initialization failure with error: 35", "driver is older"),
+    (
+        # TensorRT 8.6.0, where no driver is installed at all
+        "CUDA initialization failure with error: 35. Please check your CUDA installation:  "
+        "http://docs.nvidia.com/cuda/cuda-installation-guide-linux/index.html",
+        "there is no NVIDIA driver, or it is older",
+    ),
     ("CUDA initialization failure with error: 100", "no usable GPU"),
     ("Unable to load library: libnvinfer_builder_resource.so.8.6.2: cannot open shared object", "is missing"),
     ("No importer registered for op: Unique. Attempting to import as plugin.", "does not know an operator"),
@@ -57,6 +62,12 @@ def test_lines_that_were_seen_are_understood(line: str, meaning: str) -> None:
     found = explanations([line])
     assert len(found) == 1
     assert meaning in found[0]
+
+
+def test_what_8_6_says_first_without_a_driver_hides_nothing() -> None:
+    first = "Unable to determine GPU memory usage"  # a warning before the line that tells the cause
+    assert explanations([first]) == []
+    assert len(explanations([first, "CUDA initialization failure with error: 35."])) == 1
 
 
 def test_unknown_lines_get_no_meaning() -> None:
@@ -74,7 +85,9 @@ def test_a_message_shows_meaning_and_lines() -> None:
     said = ["CUDA initialization failure with error: 35", *map(str, range(9))]
     text = with_lines("it failed", said, "else")
     first, *rest = text.split("\n")
-    assert first.startswith("it failed. the driver is older than this TensorRT's CUDA: update")
+    assert first.startswith(
+        "it failed. there is no NVIDIA driver, or it is older than this TensorRT's CUDA: "
+    )
     assert rest[0] == "  TensorRT: CUDA initialization failure with error: 35"
     assert len(rest) == SHOWN + 1
     assert rest[-1] == "  and 4 more lines"

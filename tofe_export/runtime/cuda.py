@@ -52,7 +52,8 @@ _SIGNATURES: dict[str, tuple[object, ...]] = {
 _CHECK = "Expected a working NVIDIA GPU: check nvidia-smi (a Jetson: its JetPack installation)"
 _MENDS = {
     2: "The device has too little free memory: close other programs, or use a smaller batch",
-    35: "The driver is older than this CUDA: update the NVIDIA driver, or install an older CUDA",
+    35: "There is no NVIDIA driver, or it is older than this CUDA: check nvidia-smi, install or update the "
+    "driver (or an older CUDA); in a container pass the GPU in (--gpus all, on a Jetson --runtime nvidia)",
     100: "CUDA finds no GPU: check nvidia-smi; in a container pass the GPU in (--gpus all, on a Jetson "
     "--runtime nvidia)",
     **dict.fromkeys(range(900, 910), "It cannot be recorded as a CUDA graph: run it without one"),

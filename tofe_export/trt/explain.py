@@ -60,8 +60,9 @@ KNOWN = (
     ),
     Known(
         r"CUDA initialization failure with error:? ?(35|36|803|804)|driver version is insufficient",
-        "the driver is older than this TensorRT's CUDA",
-        "update the NVIDIA driver, or install a TensorRT for an older CUDA",
+        "there is no NVIDIA driver, or it is older than this TensorRT's CUDA",
+        "check nvidia-smi, install or update the driver (or a TensorRT for an older CUDA); in a container "
+        "pass the GPU in (--gpus all, on a Jetson --runtime nvidia)",
     ),
     Known(
         r"CUDA initialization failure(?! with error:? ?(35|36|803|804))|no CUDA-capable device",

@@ -40,7 +40,7 @@ _TYPES = (
     ("fp8", r"fp8"),
     ("fp16", r"fp16|half"),
     ("fp32", r"fp32|float|tf32"),
-    ("int8", r"int8"),
+    ("int8", r"(?<!u)int8"),  # uint8 is what frames are, no precision
 )
 _MOVES = ("constant", "reformat", "noop", "shuffle", "signal", "wait")  # layer types that compute nothing
 _OPAQUE = ("myelin", "foreignnode")

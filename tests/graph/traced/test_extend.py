@@ -113,6 +113,7 @@ OTHERS: list[tuple[str, Callable[[Checkpoint], Checkpoint], Request, int | None]
         None,
     ),
     (r"the output \(logits there, tokens here\) differ", lambda c: c, replace(MORE, output="tokens"), None),
+    (r"the input \(float32 there, uint8 here\) differ", lambda c: c, replace(MORE, input="uint8"), None),
     (r"other reference images \(from three pictures\)", lambda c: c, MORE, 1),
 ]
 

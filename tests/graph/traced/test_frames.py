@@ -102,7 +102,8 @@ def test_frames_of_the_wrong_order_are_found(framed: Bundle) -> None:
 
     variant = next(v for v in framed.manifest.variants if v.dense and v.precision == "fp32")
     case = case_of(framed.manifest, variant, framed.reference())
-    assert (case.images.dtype, case.images.shape[3], case.channel_axis) == (np.uint8, 3, 3)
+    assert case.images.dtype == np.uint8
+    assert (case.images.shape[3], case.channel_axis) == (3, 3)
     turned = replace(case, images=np.ascontiguousarray(case.images[..., ::-1]))
     with Session.open(framed, variant.name) as session:
         assert other_inputs(turned, limits_for("fp32", case.rounding), session, None) == "BGR"
@@ -128,9 +129,7 @@ def test_lint_is_clean_on_all_targets(framed: Bundle) -> None:
 def test_kinds_of_input_are_not_mixed(framed: Bundle, traced: Free) -> None:
     case = traced(framed.path.name)
     classes = framed.manifest.classes
-    checkpoint = Checkpoint(
-        case.model, framed.manifest.preprocessing, classes, trained=True, sha256="c" * 64
-    )
+    checkpoint = Checkpoint(case.model, framed.manifest.preprocessing, classes, trained=True, sha256="c" * 64)
     request = Request(keep=case.keep, output=case.recipe.output)
     with pytest.raises(UsageError, match=r"the input \(uint8 there, float32 here\).*--force"):
         export(checkpoint, request, framed.path)

@@ -70,6 +70,18 @@ def test_what_the_type_does_not_take(build: Build, graph_of: GraphOf) -> None:
     assert held == {"stem": "Conv takes no bfloat16 in opset 17"}
 
 
+def test_frames_are_never_cast_to_bfloat16(build: Build, graph_of: GraphOf) -> None:
+    rows: list[Any] = [
+        ("frames/Cast", "Cast", ["images"], ["x"], {"to": onnx.TensorProto.FLOAT}),
+        ("trunk", "Mul", ["x", "w"], ["logits"], {}),
+    ]
+    model = build(rows, {"w": np.ones(3, np.float32)}, {"images": [2, 3]}, ["logits"])
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.UINT8
+    reason = "TensorRT casts uint8 to float32 and float16, not to bfloat16"
+    assert required(graph_of(model), BF16, UNMEASURED) == {"frames/Cast": reason}
+    assert required(graph_of(model), FP16, UNMEASURED) == {}
+
+
 def test_what_is_too_large(select: Build, graph_of: GraphOf) -> None:
     graph = graph_of(select())
     sizes = dict.fromkeys(("x", "g", "r", "d", "h", "y"), 5.0) | {"u": 9000.0, "a": 8000.0}

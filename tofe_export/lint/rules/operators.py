@@ -44,6 +44,12 @@ _UINT8 = Says(
     "onnx-tensorrt importer sources, 8.6-GA and 10.1-GA: UINT8 only at network inputs and outputs",
     "derived",
 )
+_UINT8_CAST = Says(
+    "type",
+    "NvInfer.h, DataType::kUINT8: conversion from and to FLOAT and HALF only (operator pages list more)",
+    "exact",
+    "warning",
+)
 
 
 def operator(view: View, target: Target, matrix: Matrix) -> Iterator[Finding]:
@@ -99,6 +105,15 @@ def element_type(view: View, target: Target, matrix: Matrix) -> Iterator[Finding
             ):
                 message = f"{name} is UINT8 between nodes"
                 yield _UINT8.at(view, node, message, "cast UINT8 inputs first, to UINT8 only at an output")
+        if node.op_type == "Cast" and (pair := _uint8_cast(view, node)):
+            yield _UINT8_CAST.at(view, node, pair, "cast UINT8 from and to FP32 or FP16, and on from there")
+
+
+def _uint8_cast(view: View, node: NodeProto) -> str | None:
+    """What a Cast makes of UINT8 or UINT8 of, where that is neither FP32 nor FP16."""
+    read, made = view.type_of(node.input[0]), view.type_of(node.output[0])
+    other = made if read == "UINT8" else read if made == "UINT8" else None
+    return None if other in (None, "FP32", "FP16") else f"{read} is cast to {made}"
 
 
 def is_plugin(operator: str) -> bool:

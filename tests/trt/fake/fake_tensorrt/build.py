@@ -196,6 +196,7 @@ def _plan(fake: Any, network: Any, config: Any) -> bytes:
         "detailed": str(config._verbosity).endswith("DETAILED"),
         "profile": config._profiles[0] if config._profiles else {},
         "layers": [_facts(fake, layer, flags) for layer in network._layers],
+        "graph_bytes": len(network._network.model),
     }
     text = json.dumps(facts).encode()
     header = struct.pack("<II", MAGIC, 0) + bytes(16) + bytes([*fake.numbers(), 0])

@@ -71,8 +71,12 @@ class Runtime:
             return [
                 "Error Code 1: Serialization (Serialization assertion magicTagRead == kMAGIC_TAG failed.)"
             ]
-        facts, _ = _split(plan)
-        here, made = list(self._fake.numbers()), facts["version"]
+        here, made = list(self._fake.numbers()), list(plan[24:27])
+        if len(plan) < 36 + struct.unpack("<I", plan[32:36])[0]:
+            return ["Error Code 1: Serialization (FAKE: the plan ends early)"]
+        facts, graph = _split(plan)
+        if len(graph) < facts["graph_bytes"]:
+            return ["Error Code 1: Serialization (FAKE: the plan ends early)"]
         if made != here and not ("VERSION_COMPATIBLE" in facts["flags"] and made <= here):
             return [
                 "The engine plan file is not compatible with this version of TensorRT, expecting library "
