@@ -6,6 +6,7 @@ Its graphs are arbitrary bytes; tests that run graphs make their own.
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -114,6 +115,12 @@ def _manifest(files: Mapping[str, bytes], reference: Reference) -> Manifest:
             _variant("1.50g-scatter-fp32-b4", files, 1.5, batch=4),
         ),
     )
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c_works() -> None:
+    """A job in the background starts with Ctrl-C ignored, and tests of interrupts would wait for ever."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
