@@ -34,7 +34,7 @@ demo: setup
 	@$(call timed,demo,$(BIN)/python benchmarks/demo.py)
 
 test: setup
-	@$(call timed,checks and tests,$(LINT) && $(BIN)/python -m pytest)
+	@$(call timed,checks and tests,$(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile)
 
 quick: setup
 	@$(call timed,quick tests,$(BIN)/python -m pytest -m "not slow")
