@@ -48,7 +48,19 @@ def main() -> None:
         run(["init", "--model", model, "--out", checkpoint])
         for label, budgets in CASES.items():
             bundle = Path(folder) / label.replace(" ", "_")
-            seconds, peak = run(["onnx", "--ckpt", checkpoint, "--budget", budgets, "--out", str(bundle)])
+            seconds, peak = run(
+                [
+                    "onnx",
+                    "--precision",
+                    "fp32",
+                    "--ckpt",
+                    checkpoint,
+                    "--budget",
+                    budgets,
+                    "--out",
+                    str(bundle),
+                ]
+            )
             size = sum(path.stat().st_size for path in bundle.rglob("*") if path.is_file())
             figures[label] = {
                 "budgets": budgets,
