@@ -45,6 +45,8 @@ def draw(backbone: Backbone, seed: int) -> None:
             parameter.normal_(generator=generator)
         elif parameter.ndim >= 2:
             parameter.normal_(std=parameter[0].numel() ** -0.5, generator=generator)
+        elif name.endswith("bias"):
+            parameter.zero_()  # torch draws some of them from the global generator
 
 
 def train_dense(backbone: Backbone, samples: Samples, recipe: Recipe, *, cpu: bool = False) -> Backbone:
