@@ -37,7 +37,7 @@ test: setup
 	@$(call timed,checks and tests,$(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile)
 
 quick: setup
-	@$(call timed,quick tests,$(BIN)/python -m pytest -m "not slow")
+	@$(call timed,quick tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow")
 
 lint: setup
 	@$(call timed,lint,$(LINT))
