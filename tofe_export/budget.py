@@ -10,6 +10,11 @@ A transformer block on n tokens costs Eq. 4, with n counting the prefix tokens t
 
     n * token_macs + 2 * n^2 * attention_width        token_macs = 4 D^2 + 2 D hidden for a plain ViT
 
+Graphs compute less in the last block where the head reads prefix tokens alone (``last_rows``): keys and
+values of all n tokens, and everything else for r of them,
+
+    n * 2 D attention_width + r * (token_macs - 2 D attention_width) + 2 n r * attention_width
+
 What the account leaves out, as the paper does: normalisation, activations, softmax, TopK and data movement.
 
 Letters: N patch tokens, P prefix tokens, D width, S stages, K_s patch tokens kept in stage s (K_0 = N).
@@ -29,9 +34,10 @@ LOWERINGS = ("scatter", "concat", "adaptive", "dense")
 OUTPUTS = ("logits", "features", "tokens")
 
 _SMALL = 0.1  # GMACs below which two decimals are too few
-_PAPER = "paper"  # the account beside the lowerings' own
+_PAPER, _DENSE = "paper", "dense"  # accounts: the first beside the lowerings' own
 _AT_LEAST_ONE = ("tokens", "width", "depth", "attention_width", "token_macs")
-_AT_LEAST_ZERO = ("prefix", "stem_macs", "head_macs", "head_token_macs", "head_prefix_macs")
+_AT_LEAST_ZERO = ("prefix", "stem_macs", "head_macs", "head_token_macs", "head_prefix_macs", "last_rows")
+_MAY_BE_MISSING = {"last_rows"}  # in manifests from before
 
 
 Number = TypeVar("Number")  # int, float, or a tensor: anything with + and *
@@ -55,6 +61,7 @@ class Cost:
     selector: str
     approximator: str
     reuse: bool  # frozen tokens come back at the next selection
+    last_rows: int = 0  # rows that graphs compute in the last block, where the head reads no others; 0: all
 
     def __post_init__(self) -> None:
         for name in _AT_LEAST_ONE:
@@ -82,7 +89,7 @@ class Cost:
         names = {field.name for field in fields(cls)}
         if not isinstance(data, dict):
             raise ValueError(f"cost: expected an object, found {type(data).__name__}")
-        if missing := names - data.keys():
+        if missing := names - _MAY_BE_MISSING - data.keys():
             raise ValueError(f"cost: missing {', '.join(sorted(missing))}")
         if unknown := data.keys() - names:
             raise ValueError(f"cost: unknown {', '.join(sorted(map(str, unknown)))}")
@@ -105,7 +112,7 @@ class StageRow:
 
 def macs(cost: Cost, keep: Sequence[int]) -> int:
     """MACs per image in the paper's account, which budgets use. Raises ValueError as ``check_keep`` does."""
-    return sum(_parts(cost, keep, _PAPER, "logits"))
+    return sum(_parts(cost, keep, _PAPER))
 
 
 def macs_of(cost: Cost, kept: Sequence[Number]) -> Number:
@@ -116,7 +123,7 @@ def macs_of(cost: Cost, kept: Sequence[Number]) -> Number:
     """
     if len(kept) != cost.stages:
         raise ValueError(f"expected {cost.stages} keep counts, one per selection, found {len(kept)}")
-    return cast(Number, sum(_account(cost, (cost.tokens, *kept), _PAPER, "logits")))
+    return cast(Number, sum(_account(cost, (cost.tokens, *kept), _PAPER)))
 
 
 def macs_executed(cost: Cost, keep: Sequence[int], lowering: str, output: str = "logits") -> int:
@@ -126,12 +133,12 @@ def macs_executed(cost: Cost, keep: Sequence[int], lowering: str, output: str = 
     Raises ValueError for unusable keep counts and for a lowering that the approximator does not have.
     """
     _require_one_of("lowering", lowering, LOWERINGS)
-    return sum(_parts(cost, keep, lowering, output))
+    return sum(_parts(cost, keep, lowering, output, _rows(cost, output)))
 
 
 def dense_macs(cost: Cost) -> int:
     """MACs per image of the backbone alone: every token in every block, no selector, no approximator."""
-    return sum(_parts(cost, (), "dense", "logits"))
+    return sum(_parts(cost, (), _DENSE))
 
 
 def gmacs(n: int) -> float:
@@ -167,8 +174,8 @@ def describe(cost: Cost, keep: Sequence[int], lowering: str, output: str = "logi
     counts. Raises ValueError as ``macs_executed`` does.
     """
     _require_one_of("lowering", lowering, LOWERINGS)
-    paper = _parts(cost, keep, lowering if lowering == "dense" else _PAPER, "logits")
-    run = _parts(cost, keep, lowering, output)
+    paper = _parts(cost, keep, _DENSE if lowering == _DENSE else _PAPER)
+    run = _parts(cost, keep, lowering, output, _rows(cost, output))
     kept = _kept(cost, keep, lowering)
     bounds = (0, *cost.locations, cost.depth)
     stages = [
@@ -183,13 +190,22 @@ def describe(cost: Cost, keep: Sequence[int], lowering: str, output: str = "logi
     ]
 
 
-def _parts(cost: Cost, keep: Sequence[int], account: str, output: str) -> list[int]:
+def _rows(cost: Cost, output: str) -> int:
+    """Rows that a graph computes in the last block; 0: all."""
+    return 0 if output == "tokens" else cost.last_rows
+
+
+def _parts(
+    cost: Cost, keep: Sequence[int], account: str, output: str = "logits", last_rows: int = 0
+) -> list[int]:
     """MACs of the stem, of stages 0..S and of the head: S + 3 numbers."""
     _require_one_of("output", output, OUTPUTS)
-    return _account(cost, _kept(cost, keep, account), account, output)
+    return _account(cost, _kept(cost, keep, account), account, output, last_rows)
 
 
-def _account(cost: Cost, kept: Sequence[Any], account: str, output: str) -> list[Any]:
+def _account(
+    cost: Cost, kept: Sequence[Any], account: str, output: str = "logits", last_rows: int = 0
+) -> list[Any]:
     """The same from patch tokens in stages 0..S, which may be numbers of any kind."""
     bounds = (0, *cost.locations, cost.depth)
     stages = [
@@ -198,13 +214,16 @@ def _account(cost: Cost, kept: Sequence[Any], account: str, output: str) -> list
         + _approximator(cost, kept, s, account)
         for s, k in enumerate(kept)
     ]
+    if last_rows:
+        n = cost.prefix + kept[-1]
+        stages[-1] += _last_block(cost, n, last_rows) - _block(cost, n)
     head = cost.head_macs + cost.prefix * cost.head_prefix_macs + kept[-1] * cost.head_token_macs
     return [cost.stem_macs, *stages, 0 if output == "tokens" else head]
 
 
 def _kept(cost: Cost, keep: Sequence[int], account: str) -> tuple[int, ...]:
     """Patch tokens in stages 0..S: N, K_1..K_S, or N everywhere in the dense model."""
-    if account == "dense":
+    if account == _DENSE:
         return (cost.tokens,) * (1 + cost.stages)
     check_keep(cost, keep)
     return (cost.tokens, *keep)
@@ -215,9 +234,16 @@ def _block(cost: Cost, n: Number) -> Number:
     return cast(Number, n * cost.token_macs + 2 * n * n * cost.attention_width)  # type: ignore[operator]  # a number
 
 
+def _last_block(cost: Cost, n: int, rows: int) -> int:
+    """The last block on n tokens of which only `rows` are read afterwards."""
+    keys_and_values = 2 * cost.width * cost.attention_width
+    read = rows * (cost.token_macs - keys_and_values) + 2 * n * rows * cost.attention_width
+    return n * keys_and_values + read
+
+
 def _selector(cost: Cost, kept: Sequence[Any], s: int, account: str) -> Any:  # noqa: ANN401 - a number
     """The selector in front of stage s: Eq. 8 with D -> D/2 -> D/4 -> 2, after D -> D for DynamicViT's."""
-    if s == 0 or account == "dense":
+    if s == 0 or account == _DENSE:
         return 0
     d = cost.width
     per_token = d * (d // 2) + (d // 2) * (d // 4) + (d // 4) * 2
@@ -228,7 +254,7 @@ def _selector(cost: Cost, kept: Sequence[Any], s: int, account: str) -> Any:  # 
 
 def _approximator(cost: Cost, kept: Sequence[Any], s: int, account: str) -> Any:  # noqa: ANN401 - a number
     """The approximator behind stage s (Eq. 6): after every selection but the last, and only with reuse."""
-    if account == "dense" or not cost.reuse or not 0 < s < cost.stages or cost.approximator == "identity":
+    if account == _DENSE or not cost.reuse or not 0 < s < cost.stages or cost.approximator == "identity":
         return 0
     if cost.approximator == "block":
         return _block(cost, cost.tokens)

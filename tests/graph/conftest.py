@@ -84,9 +84,9 @@ class Toy:
         x, splits = images, []
         for stage in range(self.stages):
             size: int | str = f"u{stage}"
-            scored = self._emit(
-                "MatMul", f"score{stage}", self._patches(x, f"s{stage}"), self.selectors[stage]
-            )
+            patches, weight = self._patches(x, f"s{stage}"), self.selectors[stage]
+            columns = [*patches.shape[:2], weight.shape[-1]]
+            scored = self._emit("MatMul", f"score{stage}", patches, weight, shape=columns)
             axes = np.array([2], np.int64)
             scores = self._emit(
                 "Squeeze",

@@ -1,6 +1,7 @@
 """The cost model against a profiler that counts what PyTorch really runs.
 
 Our eager forward gives a per-token approximator the frozen rows alone: budget.py calls that account `concat`.
+What graphs run is the lean copy of the model.
 Full-size models run on torch's meta device, where nothing is computed and everything is counted.
 """
 
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from tofe_export.budget import dense_macs, gmacs, macs, macs_executed, printed
 from tofe_export.model.backbone import create_backbone
 from tofe_export.model.freezer import StaticFreezer
+from tofe_export.model.lean import lean_copy
 from tofe_export.model.tofe import Structure, ToFe
 
 DEIT_S, PAPER = "deit_small_patch16_224", (96, 49, 27)  # (0.49, 0.25, 0.14) of 196
@@ -67,8 +69,13 @@ def test_every_family(family: str) -> None:
     cost, size = model.cost(), model.backbone.image_size
     keep = tuple(round(share * cost.tokens) for share in (0.49, 0.25, 0.14))
     executed = macs_executed(cost, keep, "concat")
-    assert profiled(model, size, StaticFreezer(keep)) == pytest.approx(executed, rel=0.01)
+    assert profiled(lean_copy(model), size, StaticFreezer(keep)) == pytest.approx(executed, rel=0.01)
     assert executed < 0.62 * dense_macs(cost)
+    dense = macs_executed(cost, (), "dense")
+    everything = StaticFreezer([cost.tokens] * 3)
+    extra = macs_executed(cost, [cost.tokens] * 3, "concat") - dense  # selectors; nothing is frozen
+    assert profiled(lean_copy(model), size, everything) == pytest.approx(dense + extra, rel=0.01)
+    assert (dense < dense_macs(cost)) == bool(model.backbone.head_rows)
     assert profiled(model.backbone.vit, size) == pytest.approx(dense_macs(cost), rel=0.01)
     if not name.startswith("lvvit"):
         with torch.device("meta"):
@@ -84,26 +91,27 @@ def test_every_structure(approximator: str, selector: str, reuse: bool) -> None:
     executed = macs_executed(model.cost(), PAPER, "concat")
     # Exact but for the selectors' last layer: one row, z0 - z1, where the paper has two.
     counts = (196, 196, 196) if reuse else (196, *PAPER[:2])
-    assert profiled(model, (224, 224), StaticFreezer(PAPER)) == executed - sum(counts) * 384 // 4
+    assert profiled(lean_copy(model), (224, 224), StaticFreezer(PAPER)) == executed - sum(counts) * 384 // 4
 
 
 def test_depthwise_is_run_and_priced_on_all_tokens() -> None:
     model = build(DEIT_S, approximator="depthwise")
     executed = macs_executed(model.cost(), PAPER, "scatter")
-    assert profiled(model, (224, 224), StaticFreezer(PAPER)) == executed - 3 * 196 * 384 // 4
+    assert profiled(lean_copy(model), (224, 224), StaticFreezer(PAPER)) == executed - 3 * 196 * 384 // 4
 
 
 @pytest.mark.parametrize("locations", [(2,), (0, 1, 11), (1, 2, 3, 4, 5)])
 def test_other_numbers_of_stages(locations: tuple[int, ...]) -> None:
     model, keep = build(DEIT_S, locations=locations), (90, 70, 50, 30, 10)[: len(locations)]
     executed = macs_executed(model.cost(), keep, "concat")
-    assert profiled(model, (224, 224), StaticFreezer(keep)) == pytest.approx(executed, rel=0.001)
+    assert profiled(lean_copy(model), (224, 224), StaticFreezer(keep)) == pytest.approx(executed, rel=0.001)
 
 
 def test_all_tokens_need_no_head() -> None:
     model = build("lvvit_s")
     executed = macs_executed(model.cost(), PAPER, "concat", "tokens")
-    assert profiled(model, (224, 224), StaticFreezer(PAPER), "tokens") == pytest.approx(executed, rel=0.001)
+    found = profiled(lean_copy(model, "tokens"), (224, 224), StaticFreezer(PAPER), "tokens")
+    assert found == pytest.approx(executed, rel=0.001)
     assert executed == macs_executed(model.cost(), PAPER, "concat") - (1 + PAPER[2]) * 384 * 1000
 
 

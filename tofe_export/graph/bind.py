@@ -14,12 +14,15 @@ from tofe_export.graph.passes.bind_budget import BindBudgetPass
 from tofe_export.graph.passes.bind_sizes import BindSizesPass
 from tofe_export.graph.passes.clean_up import CleanUpPass
 from tofe_export.graph.passes.downgrade_opset import DowngradeOpsetPass
+from tofe_export.graph.passes.flat_rows import FlatRowsPass
+from tofe_export.graph.passes.gelu_form import GeluFormPass
 from tofe_export.graph.passes.int32_slices import Int32SlicesPass
 from tofe_export.graph.passes.lower_adaptive import LowerAdaptivePass
 from tofe_export.graph.passes.lower_concat import LowerConcatPass
 from tofe_export.graph.passes.lower_dense import LowerDensePass
 from tofe_export.graph.passes.lower_scatter import LowerScatterPass
 from tofe_export.graph.passes.probe import ProbePass
+from tofe_export.graph.passes.split_heads import SplitHeadsPass
 from tofe_export.graph.passes.static_shapes import StaticShapesPass
 from tofe_export.graph.static_form import check_static
 from tofe_export.graph.trace import Template
@@ -51,6 +54,11 @@ class Binding:
     """The scalar b of `model.tofe.condition_of`, for a conditioned model."""
     probe: bool = False
 
+    @property
+    def static(self) -> bool:
+        """Whether every size is known."""
+        return self.batch is not None and self.lowering != "adaptive"
+
 
 def passes_for(template: Template, binding: Binding) -> list[Pass]:
     """The passes that bind and lower, in order."""
@@ -61,6 +69,9 @@ def passes_for(template: Template, binding: Binding) -> list[Pass]:
         *([ProbePass()] if binding.probe else []),
         DowngradeOpsetPass(),
         StaticShapesPass(),
+        GeluFormPass(),
+        *([SplitHeadsPass()] if binding.batch == 1 else []),
+        *([FlatRowsPass()] if binding.static else []),
         Int32SlicesPass(),
         CleanUpPass(),
     ]

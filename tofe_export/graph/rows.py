@@ -41,6 +41,14 @@ class Rows:
             return rows
         return emit("Concat", offsets + np.arange(prefix, dtype=np.int64), rows, axis=1, dtype=np.int64)
 
+    def index_behind(self, emit: Emitter, patches: gs.Tensor, prefix: int, total: Size) -> gs.Tensor:
+        """Row index (B, n) of patches (B, n) alone, as `index` addresses them behind the prefix."""
+        if self.batch is None:
+            return emit("Add", patches, int64(prefix), dtype=np.int64) if prefix else patches
+        stride = total if isinstance(total, int) else 0  # as in `index`
+        shift = np.arange(self.batch, dtype=np.int64)[:, None] * stride + prefix
+        return emit("Add", patches, shift, dtype=np.int64) if shift.any() else patches
+
     def gather(self, emit: Emitter, x: gs.Tensor, index: gs.Tensor) -> gs.Variable:
         """Rows of x (B, T, D) at `index` (B, n): (B, n, D)."""
         if self.batch is None:

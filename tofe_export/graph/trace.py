@@ -27,6 +27,7 @@ from torch.func import functional_call
 from tofe_export.graph.passes.bind_budget import BUDGET_INPUT
 from tofe_export.graph.take_frames import take_frames
 from tofe_export.graph.template import TemplateFreezer, translations
+from tofe_export.model.lean import lean_copy
 from tofe_export.model.selector import CONDITION
 from tofe_export.model.tofe import ToFe
 from tofe_export.preprocess import Preprocessing
@@ -80,32 +81,49 @@ def trace(model: ToFe, folder: Path, output: str = "head", frames: Preprocessing
     Raises:
         WriteError: the weights could not be written.
     """
-    name = "tokens" if output == "tokens" else model.backbone.output
+    name, model = "tokens" if output == "tokens" else model.backbone.output, lean_copy(model, output)
     inputs = {"images": torch.zeros(2, 3, *model.backbone.image_size)}
     if model.structure.conditioned:
         inputs[BUDGET_INPUT] = torch.zeros(())
     arguments = tuple(inputs.values())
+    symbolic = ({0: torch.export.Dim("batch")}, None)[: len(arguments)]
+    graph = export_graph(_Traced(model, output).eval(), arguments, list(inputs), name, symbolic)
+    return tidy(graph, folder, name, frames)
+
+
+def export_graph(
+    module: nn.Module,
+    arguments: tuple[Tensor, ...],
+    inputs: list[str],
+    output: str,
+    dynamic_shapes: tuple[object, ...] | None = None,
+) -> ir.Model:
+    """Export a module that is ready for inference; everything that depends on weights alone is folded."""
     with torch.no_grad(), _quiet():
-        program = torch.export.export(
-            _Traced(model, output).eval(),
-            arguments,
-            dynamic_shapes=({0: torch.export.Dim("batch")}, None)[: len(arguments)],
-            strict=False,
-        )
+        program = torch.export.export(module, arguments, dynamic_shapes=dynamic_shapes, strict=False)
         exported = torch.onnx.export(
             program,
             arguments,
             dynamo=True,
             opset_version=EXPORT_OPSET,
-            input_names=list(inputs),
-            output_names=[name],
+            input_names=inputs,
+            output_names=[output],
             custom_translation_table=translations(),
             optimize=True,
         )
         assert exported is not None  # only the deprecated exporter returns None
-        graph = exported.model
+        graph: ir.Model = exported.model
         optimizer.fold_constants(graph, input_size_limit=_FOLD_LIMIT, output_size_limit=_FOLD_LIMIT)
         optimizer.remove_unused_nodes(graph)
+    return graph
+
+
+def tidy(graph: ir.Model, folder: Path, output: str, frames: Preprocessing | None = None) -> Template:
+    """Name nodes and weights of an exported graph and write its weights into `folder`: what passes expect.
+
+    Raises:
+        WriteError: the weights could not be written.
+    """
     shape = graph.graph.inputs[0].shape
     assert shape is not None  # images were given
     batch = str(shape[0])
@@ -113,7 +131,7 @@ def trace(model: ToFe, folder: Path, output: str = "head", frames: Preprocessing
     _name_weights(graph.graph)
     if frames is not None:
         take_frames(graph.graph, frames)
-    return _externalise(graph, folder, batch, name)
+    return _externalise(graph, folder, batch, output)
 
 
 @contextlib.contextmanager

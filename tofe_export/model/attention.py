@@ -25,6 +25,8 @@ _EPS = 1e-6
 def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
     """Split a fused projection (B, T, parts * H * d) into `parts` tensors (B, H, T, d)."""
     x = x.unflatten(-1, (parts * heads, -1)).transpose(1, 2)  # (B, parts * H, T, d)
+    if parts == 1:
+        return (x,)
     pieces: tuple[Tensor, ...] = x.split(heads, dim=1)
     return pieces
 

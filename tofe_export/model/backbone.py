@@ -66,6 +66,11 @@ class Backbone(nn.Module, ABC):
         """Name of what `head` returns: "logits", or "features" for a headless model."""
         return "logits" if self.num_classes else "features"
 
+    @property
+    def head_rows(self) -> int | None:
+        """How many leading tokens the head reads; None where it reads patches."""
+        return None
+
     @abstractmethod
     def embed(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) into tokens (B, P + N, D), prefix first, patches row-major."""

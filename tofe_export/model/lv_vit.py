@@ -75,11 +75,16 @@ class LvBlock(nn.Module):
         self.attn = ManualAttention(width, heads, qkv_bias=False)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = Mlp(width, int(width * mlp_ratio))
+        self.skip_lam = _SKIP_LAM
 
     def forward(self, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:
         """Map tokens (B, T, D) to (B, T, D); `attn_mask` (B, T) is 0 for tokens that others do not see."""
-        x = x + self.attn(self.norm1(x), attn_mask=attn_mask) / _SKIP_LAM
-        return x + cast(Tensor, self.mlp(self.norm2(x))) / _SKIP_LAM
+        x = x + self._share(self.attn(self.norm1(x), attn_mask=attn_mask))
+        return x + self._share(self.mlp(self.norm2(x)))
+
+    def _share(self, branch: Tensor) -> Tensor:
+        """Divide a residual by `skip_lam`, which is 1 where it was folded into the weights."""
+        return branch / self.skip_lam if self.skip_lam != 1 else branch
 
 
 class LvVitModel(nn.Module):

@@ -69,6 +69,14 @@ class TimmVit(Backbone):
         depth = len(vit.blocks)
         self.locations = tuple(depth * s // 4 for s in (1, 2, 3))  # 3, 6, 9 of 12: the paper's quarters
 
+    @property
+    def head_rows(self) -> int | None:
+        """CLS, and the distillation token of distilled DeiTs; None for other pools."""
+        vit = self.vit
+        if vit.attn_pool is not None or vit.global_pool != "token":
+            return None
+        return 2 if isinstance(vit, VisionTransformerDistilled) else 1
+
     def embed(self, images: Tensor) -> Tensor:
         """Turn images (B, 3, H, W) into tokens (B, P + N, D)."""
         patches = self.vit.patch_embed(images)  # (B, N, D)

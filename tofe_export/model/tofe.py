@@ -115,6 +115,7 @@ class ToFe(nn.Module):
             selector=structure.selector,
             approximator=structure.approximator,
             reuse=structure.reuse,
+            last_rows=backbone.head_rows or 0,
         )
 
     def forward(

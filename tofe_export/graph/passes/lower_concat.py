@@ -1,8 +1,8 @@
 """Lower Freeze and Thaw to TopK over all tokens, Gather, Slice and Concat; nothing is scattered.
 
 Blocks, selectors and per-token approximators do not care about the order of patch tokens (decision 1), so
-tokens may travel as [prefix, kept, thawed]: one Gather brings a stage's tokens into the order of their
-scores, two Slices part them, one Concat joins them again. The approximator sees the frozen rows alone.
+tokens may travel as [prefix, kept, thawed]: one Gather takes the kept rows, one the frozen rows, one Concat
+joins them again. The approximator sees the frozen rows alone.
 Where nothing comes back (the last stage) TopK takes only K. Positions after the first stage are relative;
 the spatial ids travel along.
 
@@ -85,14 +85,13 @@ class LowerConcatPass(Pass):
         ranked = self._rank(emit, scores, sort)
         self._orders[stage] = ranked
         self._track(emit, ranked, stage, tokens)
-        index = self.rows.index(emit, ranked, prefix, total)
-        rows = self.rows.gather(emit, x, index)
-        if sort == keep:
-            replace(graph, kept, shaped(rows, kept))  # if K = N, `frozen` is read by what `_thaw` cuts off
-            return
-        replace(graph, kept, shaped(emit.slice(rows, 0, prefix + keep), kept))
-        if frozen.outputs:
-            replace(graph, frozen, shaped(emit.slice(rows, prefix + keep, total), frozen))
+        chosen = ranked if sort == keep else _cut(emit, ranked, 0, keep)
+        index = self.rows.index(emit, chosen, prefix, total)
+        replace(graph, kept, shaped(self.rows.gather(emit, x, index), kept))
+        if sort == keep or not frozen.outputs:
+            return  # if K = N, `frozen` is read by what `_thaw` cuts off
+        rest = self.rows.index_behind(emit, _cut(emit, ranked, keep, tokens), prefix, total)
+        replace(graph, frozen, shaped(self.rows.gather(emit, x, rest), frozen))
 
     def _rank(self, emit: Emitter, scores: gs.Tensor, count: int) -> gs.Tensor:
         """Positions (B, count) of the best scores; of equal ones the lowest spatial id comes first."""
@@ -143,6 +142,13 @@ class LowerConcatPass(Pass):
         emit = Emitter(graph, "restore")
         index = self.rows.index(emit, self._ids, prefix, x.shape[1])
         replace(graph, node.outputs[0], shaped(self.rows.scatter(emit, x, index, x), node.outputs[0]))
+
+
+def _cut(emit: Emitter, positions: gs.Tensor, start: int, end: int) -> gs.Tensor:
+    """Columns [start, end) of positions (B, N)."""
+    part = emit.slice(positions, start, end)
+    part.shape = [positions.shape[0], end - start]
+    return part
 
 
 def _top(emit: Emitter, values: gs.Tensor, count: int, largest: int = 1) -> gs.Tensor:
