@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from tofe_export.cli import console, host, model_options, options
-
-if TYPE_CHECKING:
-    pass
 
 
 @click.command("init", short_help="Backbone weights to an untrained ToFe checkpoint.")
@@ -36,40 +33,16 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="For everything that is drawn.")
 @options.quiet
 def command(
-    model: str,
     backbone: Path | None,
     out: Path,
-    selector: str,
-    approximator: str,
-    no_reuse: bool,
-    locations: tuple[int, ...],
-    image_size: tuple[int, int] | None,
-    num_classes: int | None,
-    model_args: dict[str, Any],
     classes: Path | None,
     seed: int,
-    **preparation: Any,  # noqa: ANN401 - model_options.preparation
+    **model: Any,  # noqa: ANN401 - the rest of what `model_options.build` takes
 ) -> None:
     """Put fresh ToFe modules into a backbone. The result is marked as untrained."""
     host.require_export()
-    import torch
-
-    from tofe_export.model.build import build_checkpoint
-
-    torch.manual_seed(seed)
-    checkpoint = build_checkpoint(
-        model,
-        backbone,
-        selector=selector,
-        approximator=approximator,
-        reuse=not no_reuse,
-        locations=locations,
-        image_size=image_size,
-        num_classes=num_classes,
-        arguments=model_args,
-        classes=_read_classes(classes),
-        preparation=preparation,
-        seed=seed,
+    checkpoint = model_options.build(
+        backbone=backbone, classes=_read_classes(classes), seed=seed, made_by="tofe-export init", **model
     )
     checkpoint.save(out)
     console.warn(

@@ -6,12 +6,16 @@ Used by the commands that make a checkpoint from a backbone.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from tofe_export.cli import options
+
+if TYPE_CHECKING:
+    from tofe_export.model.checkpoint import Checkpoint
 
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
@@ -48,8 +52,8 @@ def structure(command: Command) -> Command:
     return command
 
 
-def architecture(command: Command) -> Command:
-    """Arguments of the backbone itself."""
+def arguments(command: Command) -> Command:
+    """Arguments of the backbone besides its input size."""
     for option in (
         click.option(
             "--model-arg",
@@ -62,15 +66,20 @@ def architecture(command: Command) -> Command:
         click.option(
             "--num-classes", type=click.IntRange(min=0), metavar="C", help="Outputs of the head; 0 for none."
         ),
-        click.option(
-            "--image-size",
-            metavar="H[,W]",
-            callback=_on_size,
-            help="Input size in pixels; positions are resampled.",
-        ),
     ):
         command = option(command)
     return command
+
+
+def architecture(command: Command) -> Command:
+    """Arguments of the backbone itself."""
+    option = click.option(
+        "--image-size",
+        metavar="H[,W]",
+        callback=_on_size,
+        help="Input size in pixels; positions are resampled.",
+    )
+    return option(arguments(command))
 
 
 def preparation(command: Command) -> Command:
@@ -94,6 +103,47 @@ def preparation(command: Command) -> Command:
     ):
         command = option(command)
     return command
+
+
+def build(
+    *,
+    model: str,
+    backbone: Path | None,
+    selector: str,
+    approximator: str,
+    no_reuse: bool,
+    locations: tuple[int, ...],
+    image_size: tuple[int, int] | None,
+    num_classes: int | None,
+    model_args: Mapping[str, Any],
+    seed: int,
+    made_by: str,
+    classes: tuple[str, ...] | None = None,
+    conditioned: bool = False,
+    **preparation: Any,  # noqa: ANN401 - the options of `preparation`
+) -> Checkpoint:
+    """Make a checkpoint of what the options above say, its modules drawn for `seed`."""
+    import torch
+
+    from tofe_export.model.build import build_checkpoint
+
+    torch.manual_seed(seed)
+    return build_checkpoint(
+        model,
+        backbone,
+        selector=selector,
+        approximator=approximator,
+        reuse=not no_reuse,
+        locations=locations,
+        image_size=image_size,
+        num_classes=num_classes,
+        arguments=model_args,
+        classes=classes,
+        preparation=preparation,
+        seed=seed,
+        conditioned=conditioned,
+        made_by=made_by,
+    )
 
 
 def _on_locations(context: click.Context, param: click.Parameter, text: str) -> tuple[object, ...]:

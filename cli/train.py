@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from accelerate import Accelerator
 
-    from tofe_export.model.checkpoint import Checkpoint
     from tofe_export.training.log import Writer
     from tofe_export.training.recipe import Recipe
     from tofe_export.training.report import StepReport
@@ -112,14 +111,16 @@ def train(
     workers: int | None,
     log: Path | None,
     tensorboard: Path | None,
-    **model: Any,  # noqa: ANN401 - what `build` takes
+    **model: Any,  # noqa: ANN401 - what `model_options.build` takes
 ) -> Trained | None:
     """Put model and data together and run the training; None if it was interrupted."""
     from tofe_export.training.data import open_data
     from tofe_export.training.train import Run
     from tofe_export.training.train import train as run_training
 
-    checkpoint = build(recipe, **model)
+    checkpoint = model_options.build(
+        seed=recipe.seed, conditioned=len(recipe.budgets) > 1, made_by="tofe-export train", **model
+    )
     tofe = checkpoint.model
     opened = open_data(
         data, checkpoint.preprocessing, recipe, (tofe.stages, tofe.backbone.tokens), num_images
@@ -165,45 +166,8 @@ def writers(log: Path, tensorboard: Path | None, resume: bool) -> list[Writer]:
     return written if tensorboard is None else [*written, TensorBoardLog(tensorboard)]
 
 
-def build(
-    recipe: Recipe,
-    *,
-    model: str,
-    backbone: Path,
-    selector: str,
-    approximator: str,
-    no_reuse: bool,
-    locations: tuple[int, ...],
-    image_size: tuple[int, int] | None,
-    num_classes: int | None,
-    model_args: Mapping[str, Any],
-    **preparation: Any,  # noqa: ANN401 - model_options.preparation
-) -> Checkpoint:
-    """The checkpoint to train: the backbone's weights, and modules drawn for the recipe's seed."""
-    import torch
-
-    from tofe_export.model.build import build_checkpoint
-
-    torch.manual_seed(recipe.seed)
-    return build_checkpoint(
-        model,
-        backbone,
-        selector=selector,
-        approximator=approximator,
-        reuse=not no_reuse,
-        locations=locations,
-        image_size=image_size,
-        num_classes=num_classes,
-        arguments=model_args,
-        preparation=preparation,
-        seed=recipe.seed,
-        conditioned=len(recipe.budgets) > 1,
-        made_by="tofe-export train",
-    )
-
-
 def identity(model: Mapping[str, Any]) -> dict[str, Any]:
-    """What a resumed run must share, of the options that `build` takes: the backbone by its content."""
+    """What a resumed run must share of what `model_options.build` takes: the backbone by its content."""
     from tofe_export.files import sha256_file
 
     plain = {key: value for key, value in model.items() if key != "backbone"}

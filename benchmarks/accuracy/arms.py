@@ -126,6 +126,7 @@ ARMS = (
         partial(ours.tofe, structure={"approximator": "identity"}),
     ),
     Arm("no-apr-loss", "ToFe without approximation loss", partial(ours.tofe, lambda_apr=0.0)),
+    Arm("paper-apr-loss", "ToFe, approximation loss weighted by 2", partial(ours.tofe, lambda_apr=2.0)),
     Arm("fixed-ratios", "ToFe, fixed ratios", ours.fixed_ratios),
     Arm("random", "random selection", pattern, every_budget=True),
     Arm("radial", "centre tokens", partial(pattern, kind="radial")),

@@ -7,7 +7,7 @@ from typing import Any
 
 from tofe_export.bundle import Bundle
 from tofe_export.cli.onnx import DEFAULT_PRECISIONS
-from tofe_export.cli.typed import typed_table
+from tofe_export.cli.onnx_report import typed_table
 from tofe_export.manifest import Variant
 
 LARGE = "magnitude 1.2e+05 on the reference images (limit 8.2e+03)"
