@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -77,8 +77,15 @@ def passes_for(template: Template, binding: Binding) -> list[Pass]:
     ]
 
 
-def bind(template: Template, binding: Binding, metadata: Mapping[str, str]) -> onnx.ModelProto:
+def bind(
+    template: Template,
+    binding: Binding,
+    metadata: Mapping[str, str],
+    passes: Sequence[Pass] | None = None,
+) -> onnx.ModelProto:
     """Make one graph from the template; its large weights stay in the template's weights file.
+
+    Other `passes` than `passes_for` gives are for measuring what each brings.
 
     Raises:
         UsageError: the lowering cannot express this model, or the batch does not fit it.
@@ -90,7 +97,7 @@ def bind(template: Template, binding: Binding, metadata: Mapping[str, str]) -> o
         )
     copy = onnx.ModelProto()
     copy.CopyFrom(template.model)
-    graph = run(passes_for(template, binding), gs.import_onnx(copy))
+    graph = run(passes_for(template, binding) if passes is None else passes, gs.import_onnx(copy))
     model = gs.export_onnx(graph, do_type_check=False)
     model = finish(model, metadata)
     check_static(model, adaptive=binding.lowering == "adaptive", dynamic_batch=binding.batch is None)

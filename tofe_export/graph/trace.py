@@ -14,7 +14,7 @@ import io
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -27,7 +27,7 @@ from torch.func import functional_call
 from tofe_export.graph.passes.bind_budget import BUDGET_INPUT
 from tofe_export.graph.take_frames import take_frames
 from tofe_export.graph.template import TemplateFreezer, translations
-from tofe_export.model.lean import lean_copy
+from tofe_export.model.lean import STEPS, lean_copy
 from tofe_export.model.selector import CONDITION
 from tofe_export.model.tofe import ToFe
 from tofe_export.preprocess import Preprocessing
@@ -73,15 +73,22 @@ class _Traced(nn.Module):
         return cast(Tensor, functional_call(self.model, dict.fromkeys(names, b), arguments))
 
 
-def trace(model: ToFe, folder: Path, output: str = "head", frames: Preprocessing | None = None) -> Template:
+def trace(
+    model: ToFe,
+    folder: Path,
+    output: str = "head",
+    frames: Preprocessing | None = None,
+    lean: Sequence[str] = STEPS,
+) -> Template:
     """Trace `model` and write its weights to `folder`/weights-<sha256[:12]>.bin.
 
     `output` is "head" or "tokens". With `frames` the graph takes uint8 frames and normalises them so.
+    What is traced is the lean copy of the model; fewer steps of it are for measuring what each brings.
 
     Raises:
         WriteError: the weights could not be written.
     """
-    name, model = "tokens" if output == "tokens" else model.backbone.output, lean_copy(model, output)
+    name, model = "tokens" if output == "tokens" else model.backbone.output, lean_copy(model, output, lean)
     inputs = {"images": torch.zeros(2, 3, *model.backbone.image_size)}
     if model.structure.conditioned:
         inputs[BUDGET_INPUT] = torch.zeros(())

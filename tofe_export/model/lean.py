@@ -26,23 +26,26 @@ from tofe_export.model.lv_vit import LvBlock, Stem
 from tofe_export.model.tofe import ToFe
 
 
-def lean_copy(model: ToFe, output: str = "head") -> ToFe:
+STEPS = ("scales", "norms", "last rows")
+
+
+def lean_copy(model: ToFe, output: str = "head", steps: Sequence[str] = STEPS) -> ToFe:
     """A copy of `model` for evaluation that computes the same `output` ("head" or "tokens") with less.
 
-    Parameters that no step changes are shared with `model`.
+    Parameters that no step changes are shared with `model`. Fewer `steps` are for measuring what each brings.
     """
     shared = {id(parameter): parameter for parameter in model.parameters()}
     lean = copy.deepcopy(model, shared).eval()
     for module in list(lean.modules()):
-        if isinstance(module, Block):
+        if isinstance(module, Block) and "scales" in steps:
             _fold_scale(module, "ls1", module.attn)
             _fold_scale(module, "ls2", module.mlp)
-        elif isinstance(module, LvBlock):
+        elif isinstance(module, LvBlock) and "scales" in steps:
             _fold_skip(module)
-        elif isinstance(module, Stem):
+        elif isinstance(module, Stem) and "norms" in steps:
             _fold_norms(module)
     rows = lean.backbone.head_rows
-    if output == "head" and rows is not None:
+    if output == "head" and rows is not None and "last rows" in steps:
         blocks = lean.backbone.blocks
         blocks[len(blocks) - 1] = FirstRows(cast(Block | ResPostBlock, blocks[-1]), rows)
     return lean
