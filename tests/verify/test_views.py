@@ -49,6 +49,14 @@ def test_an_engine_that_passes_accuses_nobody(bundle: Bundle) -> None:
     assert [view.passed for view in found.views] == [True, True]
 
 
+def test_an_engine_that_did_not_run_accuses_nobody(bundle: Bundle) -> None:
+    refused = report(FLOAT, False, runs=False)
+    found = three_way(bundle, bundle.variant(FLOAT), refused, Sidecar(), judge(fp32=True))  # type: ignore[arg-type]
+    assert found.blame is None
+    assert found.sentence == "the engine did not run: nothing is known of what it would answer"
+    assert [view.passed for view in found.views] == [None, True]
+
+
 @pytest.mark.parametrize(
     ("name", "twin", "onnxruntime", "blame", "words"),
     [

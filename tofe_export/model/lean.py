@@ -25,7 +25,6 @@ from tofe_export.model.attention import ManualAttention, attend, split_heads
 from tofe_export.model.lv_vit import LvBlock, Stem
 from tofe_export.model.tofe import ToFe
 
-
 STEPS = ("scales", "norms", "last rows")
 
 

@@ -88,13 +88,15 @@ def run_stoppable(
         finally:
             done.set()
 
-    threading.Thread(target=run, name="tensorrt", daemon=True).start()
+    thread = threading.Thread(target=run, name="tensorrt", daemon=True)
     try:
+        thread.start()
         _wait(done, stage, tick)
     except KeyboardInterrupt:
         stage.stop.set()
         on_stop()
-        _wait(done, stage, tick)
+        if thread.ident is not None:  # it was started
+            _wait(done, stage, tick)
         raise
     if failure:
         raise failure[0]

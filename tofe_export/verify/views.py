@@ -21,6 +21,7 @@ from tofe_export.verify.report import ThreeWay, VariantReport, View
 Judge = Callable[[Variant], VariantReport]  # runs a variant in ONNX Runtime; remembers what it ran
 
 COMPILED = "what TensorRT compiled is wrong"
+NOT_RUN = "the engine did not run"
 ENGINE, SAME, FLOAT32 = "engine", "onnxruntime, the engine's graph", "onnxruntime, the float32 graph"
 
 
@@ -38,6 +39,8 @@ def three_way(
         views.append(view_of(SAME, same))
     if engine.passed:
         return ThreeWay(tuple(views), None, "")
+    if views[0].passed is None:
+        return ThreeWay(tuple(views), None, f"{NOT_RUN}: nothing is known of what it would answer")
     names = {other.name: other for other in bundle.manifest.variants}
     twin = names.get(str(source.extra.get("twin"))) if source.precision != "fp32" else None
     plain = judge(twin) if twin is not None and not (same and same.passed) else None
