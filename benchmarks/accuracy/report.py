@@ -140,9 +140,15 @@ def _multi(table: Sequence[Cell]) -> Iterator[str]:
 
 
 def _reached(table: Sequence[Cell], size: Size) -> Iterator[str]:
-    yield "Sampling is what training does; N^s are its mean counts, rounded; exported are counts within the budget."
+    yield (
+        "Sampling is what training does; N^s are its mean counts, rounded; exported are counts within the "
+        "budget."
+    )
     yield ""
-    yield "| model | budget | sampling: off the budget | worst seed | N^s: off sampling, worst | exported, worst |"
+    yield (
+        "| model | budget | sampling: off the budget | worst seed | N^s: off sampling, worst "
+        "| exported, worst |"
+    )
     yield "|---|---|---|---|---|---|"
     labels = {arm.name: arm.label for arm in ARMS}
     for cell in table:

@@ -21,6 +21,7 @@ from tofe_export.graph.passes.lower_adaptive import LowerAdaptivePass
 from tofe_export.graph.passes.lower_concat import LowerConcatPass
 from tofe_export.graph.passes.lower_dense import LowerDensePass
 from tofe_export.graph.passes.lower_scatter import LowerScatterPass
+from tofe_export.graph.passes.merge_reshapes import MergeReshapesPass
 from tofe_export.graph.passes.probe import ProbePass
 from tofe_export.graph.passes.split_heads import SplitHeadsPass
 from tofe_export.graph.passes.static_shapes import StaticShapesPass
@@ -71,7 +72,7 @@ def passes_for(template: Template, binding: Binding) -> list[Pass]:
         StaticShapesPass(),
         GeluFormPass(),
         *([SplitHeadsPass()] if binding.batch == 1 else []),
-        *([FlatRowsPass()] if binding.static else []),
+        *([FlatRowsPass(), MergeReshapesPass()] if binding.static else []),
         Int32SlicesPass(),
         CleanUpPass(),
     ]
