@@ -47,6 +47,7 @@ def test_the_schema(save: Callable[..., Path], bundle: Bundle) -> None:
     assert data["kind"] == KIND == "tofe-export bench 1"
     assert set(data) == {
         *("kind", "created", "bundle", "machine", "settings", "plan", "process_peak_bytes", "comparisons"),
+        "rivals",
     }
     assert data["bundle"]["checkpoint_sha256"] == bundle.manifest.model.checkpoint_sha256
     assert data["settings"] == {

@@ -9,7 +9,7 @@ pair shows from nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,15 +18,17 @@ from tofe_export.bench.pairs import Pair
 from tofe_export.bench.rounds import Clock, Plan, Series, measure
 from tofe_export.bench.sides import Opener, feeds_of
 from tofe_export.bench.statistics import Ratio, Summary, paired_ratio
-from tofe_export.bench.timing import Timer, timer_of
+from tofe_export.bench.timing import Feeds, Timer, timer_of
 from tofe_export.manifest import Variant
-from tofe_export.runtime.session import Array
+from tofe_export.runtime.session import Array, Session
 
 NOISE_LIMIT = 0.03
 FASTER, SLOWER = "faster", "slower"
 UNDECIDED, TOO_NOISY = "no difference shown", "too noisy"
 
 Facts = dict[str, Any]
+Side = tuple[Session, Sequence[Feeds]]
+"""What runs, and what it is fed."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,18 @@ class Figures:
     with_copies: Summary | None
     images_per_second: float
     device_bytes: int | None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What three sides in turns gave: a candidate, a reference, and the reference again."""
+
+    clock: str
+    variant: Figures
+    against: Figures
+    speedup: Ratio
+    with_copies: Ratio | None
+    noise: Ratio
 
 
 @dataclass(frozen=True)
@@ -59,6 +73,11 @@ class Comparison:
         return self.noise.deviation > NOISE_LIMIT
 
     @property
+    def reference(self) -> str:
+        """The name of what it is compared with."""
+        return self.pair.against.name
+
+    @property
     def verdict(self) -> str:
         """FASTER, SLOWER, UNDECIDED or TOO_NOISY."""
         return verdict(self.speedup, self.noise)
@@ -66,14 +85,14 @@ class Comparison:
     def to_json(self) -> Facts:
         """The comparison for machines, see docs/bench.md."""
         return {
-            "variant": _variant_json(self.pair.variant) | asdict(self.variant),
-            "against": _variant_json(self.pair.against) | asdict(self.against),
+            "variant": variant_json(self.pair.variant) | asdict(self.variant),
+            "against": variant_json(self.pair.against) | asdict(self.against),
             "batch": self.batch,
             "clock": self.clock,
             "speedup": asdict(self.speedup),
             "speedup_with_copies": asdict(self.with_copies) if self.with_copies else None,
             "mac_ratio": self.pair.mac_ratio,
-            "noise": asdict(self.noise) | {"limit": NOISE_LIMIT, "too_noisy": self.too_noisy},
+            "noise": noise_json(self.noise),
             "verdict": self.verdict,
             "alone": self.alone,
         }
@@ -100,22 +119,42 @@ def compare(
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Comparison:
     """Open the three sides, measure them in turns, close them. Raises what opening and running raise."""
-    sides = {"variant": pair.variant, "against": pair.against, "again": pair.against}
+
+    def side(variant: Variant) -> Side:
+        session = open_side(variant)
+        return session, feeds_of(session, images, batch)
+
+    found = take_turns(
+        lambda: side(pair.variant), lambda: side(pair.against), batch, plan, free_memory, clock, on_round
+    )
+    return Comparison(pair=pair, batch=batch, **vars(found))
+
+
+def take_turns(
+    candidate: Callable[[], Side],
+    reference: Callable[[], Side],
+    batch: int,
+    plan: Plan,
+    free_memory: Callable[[], int] | None = None,
+    clock: Clock = time.perf_counter,
+    on_round: Callable[[int], None] = lambda done: None,
+) -> Measured:
+    """Open the candidate, and the reference twice; measure them in turns; close them."""
+    sides = {"variant": candidate, "against": reference, "again": reference}
     timers: dict[str, Timer] = {}
     taken: dict[str, int | None] = {}
     with ExitStack() as stack:
-        for name, variant in sides.items():
+        for name, open_it in sides.items():
             before = free_memory() if free_memory else 0
-            session = stack.enter_context(open_side(variant))
-            timers[name] = timer_of(session, feeds_of(session, images, batch), clock)
+            session, feeds = open_it()
+            stack.enter_context(session)
+            timers[name] = timer_of(session, feeds, clock)
             stack.callback(timers[name].close)
             timers[name](0)  # kernels and workspaces are loaded by the first run
             taken[name] = before - free_memory() if free_memory else None
         found = measure(timers, plan, clock, on_round)
     ours, theirs, again = (found[name] for name in sides)
-    return Comparison(
-        pair=pair,
-        batch=batch,
+    return Measured(
         clock=timers["variant"].kind,
         variant=_figures(ours, batch, taken["variant"]),
         against=_figures(theirs, batch, taken["against"]),
@@ -137,7 +176,13 @@ def _copies_ratio(reference: Series, candidate: Series) -> Ratio | None:
     return paired_ratio(reference.with_copies, candidate.with_copies)
 
 
-def _variant_json(variant: Variant) -> Facts:
+def noise_json(noise: Ratio) -> Facts:
+    """The A/A pair for machines."""
+    return asdict(noise) | {"limit": NOISE_LIMIT, "too_noisy": noise.deviation > NOISE_LIMIT}
+
+
+def variant_json(variant: Variant) -> Facts:
+    """Which variant, for machines."""
     return {
         "name": variant.name,
         "sha256": variant.sha256,

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_export.bench.comparison import TOO_NOISY, Comparison
+from tofe_export.bench.rivals import RivalComparison
 from tofe_export.bench.rounds import Plan
 from tofe_export.bench.sides import How, peak_memory
 from tofe_export.bundle import Bundle
@@ -34,6 +35,7 @@ def make_document(
     plan: Plan,
     machine: Mapping[str, Any],
     comparisons: Sequence[Comparison],
+    rivals: Sequence[RivalComparison] = (),
 ) -> Facts:
     """Everything of one run, see docs/bench.md."""
     model = bundle.manifest.model
@@ -51,6 +53,7 @@ def make_document(
         "plan": asdict(plan),
         "process_peak_bytes": peak_memory(),
         "comparisons": [comparison.to_json() for comparison in comparisons],
+        "rivals": [rival.to_json() for rival in rivals],
     }
 
 
