@@ -15,9 +15,12 @@ import click
 
 from tofe_export import __version__, errors
 from tofe_export.cli import (
+    advise,
     bench,
+    calibrate,
     console,
     eval,
+    fit,
     init,
     inspect,
     lint,
@@ -70,9 +73,12 @@ def main() -> None:
     """
 
 
+main.add_command(advise.command)
 main.add_command(train.command)
+main.add_command(fit.command)
 main.add_command(eval.command)
 main.add_command(init.command)
+main.add_command(calibrate.command)
 main.add_command(onnx.command)
 main.add_command(trt.command)
 main.add_command(verify.command)

@@ -18,6 +18,12 @@ HOST_FLOOR = (
     "tofe_export.model",
     "tofe_export.graph",
     "tofe_export.training",
+    "tofe_export.fitting",
+    "tofe_export.latency.ladder",
+    "tofe_export.calibration.checkpoint",
+    "tofe_export.calibration.divergence",
+    "tofe_export.calibration.tensors",
+    "tofe_export.calibration.thresholds",
     "tofe_export.calibration.tokens",
 )
 BLOCKED = (

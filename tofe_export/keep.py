@@ -16,8 +16,8 @@ differ only where they are printed differently: two decimals, or three digits be
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -61,8 +61,8 @@ def solve(cost: Cost, budget_gmacs: float, table: Sequence[Measured] = (), align
     """
     limit = _limit(cost, budget_gmacs, align)
     if not table:
-        name, profile = _default_profile(cost.stages)
-        keep = _fill(cost, profile, limit, align)
+        name, profile = default_profile(cost.stages)
+        keep = fill(cost, profile, lambda counts: _price(cost, counts) <= limit, align)
         return _plan(cost, budget_gmacs, keep, _aligned(f"{name}, scaled", align))
 
     row = min(reversed(table), key=lambda row: _nearness(row, limit))
@@ -70,12 +70,22 @@ def solve(cost: Cost, budget_gmacs: float, table: Sequence[Measured] = (), align
     if _shown(row.budget_gmacs) == limit and _price(cost, row.keep) <= limit:
         keep, source = _settle(cost, row.keep, align), row.source
     else:
-        keep = _fill(cost, row.keep, limit, align)
+        keep = fill(cost, row.keep, lambda counts: _price(cost, counts) <= limit, align)
         direction = "down" if macs(cost, keep) < macs(cost, row.keep) else "up"
         source = f"{row.source}, scaled {direction} from {printed(gmacs(macs(cost, row.keep)))}"
     if keep == row.keep:
         return _plan(cost, budget_gmacs, keep, row.source, row.thresholds)
     return _plan(cost, budget_gmacs, keep, _aligned(source, align))
+
+
+def fill_budget(cost: Cost, profile: Sequence[int], budget_gmacs: float, align: int = 1) -> tuple[int, ...]:
+    """Keep counts in the proportions of `profile`, scaled as far up as a budget allows.
+
+    `profile` holds S positive integers of any size, which without reuse never increase. Raises BudgetError
+    where no counts can meet the budget.
+    """
+    limit = _limit(cost, budget_gmacs, align)
+    return fill(cost, profile, lambda counts: _price(cost, counts) <= limit, align)
 
 
 def plan_for_keep(cost: Cost, keep: Sequence[int], budget_gmacs: float | None = None) -> Plan:
@@ -114,27 +124,39 @@ def _limit(cost: Cost, budget_gmacs: float, align: int) -> Decimal:
     return limit
 
 
-def _fill(cost: Cost, profile: Sequence[int], limit: Decimal, align: int) -> tuple[int, ...]:
-    """The counts of the largest scale whose cost is within limit."""
+def fill(
+    cost: Cost,
+    profile: Sequence[int],
+    fits: Callable[[tuple[int, ...]], bool],
+    align: int,
+    ends: tuple[int, int] | None = None,
+) -> tuple[int, ...]:
+    """The counts of the largest scale of `profile` that fits; the smallest scale's where none does.
+
+    `fits` must be monotone: nothing fits above what does not. `ends` are the least and the largest count.
+    """
 
     def counts(scale: Fraction) -> tuple[int, ...]:
-        return _settle(cost, [floor(scale * share + Fraction(1, 2)) for share in profile], align)
+        return _settle(cost, [floor(scale * share + Fraction(1, 2)) for share in profile], align, ends)
 
     steps = sorted({Fraction(2 * k - 1, 2 * share) for share in profile for k in range(1, cost.tokens + 1)})
-    within = bisect_right(steps, limit, key=lambda scale: _price(cost, counts(scale)))
+    within = bisect_left(steps, True, key=lambda scale: not fits(counts(scale)))
     return counts(steps[within - 1] if within else Fraction(0))
 
 
-def _settle(cost: Cost, counts: Sequence[int], align: int) -> tuple[int, ...]:
-    """Counts in 1..N and multiples of align; counts that never increase, as without reuse, stay so."""
-    return tuple(max(align, min(count, cost.tokens) // align * align) for count in counts)
-
-
-def _default_profile(stages: int) -> tuple[str, tuple[int, ...]]:
+def default_profile(stages: int) -> tuple[str, tuple[int, ...]]:
     """The paper's profile for its three stages; for any other number, half as many tokens each time."""
     if stages == len(PAPER_PROFILE):
         return "paper profile", PAPER_PROFILE
     return "halving profile", tuple(2 ** (stages - s) for s in range(1, stages + 1))
+
+
+def _settle(
+    cost: Cost, counts: Sequence[int], align: int, ends: tuple[int, int] | None = None
+) -> tuple[int, ...]:
+    """Counts between the ends and multiples of align; counts that never increase stay so."""
+    least, most = ends or (align, cost.tokens)
+    return tuple(max(least, min(count, most) // align * align) for count in counts)
 
 
 def _nearness(row: Measured, limit: Decimal) -> tuple[Decimal, Decimal]:
