@@ -66,6 +66,8 @@ def command(
     facts = {variant.name: variant_facts(opened, variant) for variant in chosen}
     console.say(overview(opened.manifest))
     console.say(variants_table(facts))
+    if text := calibrated(facts):
+        console.say(f"\n{text}")
     if any(filters.values()):
         for variant in chosen:
             console.say(f"\n{variant.name}\n{stage_table(stage_rows(opened.manifest, variant))}")
@@ -168,6 +170,19 @@ def variants_table(facts: dict[str, Facts]) -> str:
         "TensorRT",
     )
     return console.table(headers, rows, right=(1, 2, 3))
+
+
+def calibrated(facts: dict[str, Facts]) -> str:
+    """Which variants were calibrated on which pictures, how and when; one line each, or nothing."""
+    from tofe_export.calibration.report import KEY, line
+    from tofe_export.cli.int8_report import int8_line
+
+    said: dict[str, list[str]] = {}
+    for name, fact in facts.items():
+        for key, words in ((KEY, line), ("int8", int8_line)):
+            if key in fact:
+                said.setdefault(words(fact[key]), []).append(name)
+    return "\n".join(f"{', '.join(names)}: {text}" for text, names in said.items())
 
 
 def stage_rows(manifest: Manifest, variant: Variant) -> list[StageRow]:

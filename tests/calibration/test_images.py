@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tofe_export.calibration.images import find_images, label_of, list_sha256, sample
+from tofe_export.calibration.images import find_images, label_of, list_sha256, sample, select
 from tofe_export.errors import ImageError
 
 
@@ -76,3 +76,46 @@ def test_list_sha256_depends_on_content_and_order_only(tmp_path: Path) -> None:
     assert list_sha256([moved, b]) != before
     with pytest.raises(ImageError, match=r"a\.jpg: the picture cannot be read"):
         list_sha256([a])
+
+
+def test_a_selection_is_the_sample_and_says_what_it_was_taken_from(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number % 3}/{number:03}.jpg" for number in range(40)))
+    chosen = select(tmp_path, 10, seed=3)
+    assert [tmp_path / name for name in chosen.names] == sample(find_images(tmp_path), 10, seed=3)
+    assert list(chosen.paths()) == [tmp_path / name for name in chosen.names]
+    assert (chosen.found, chosen.seed, len(chosen.names)) == (40, 3, 10)
+    assert chosen.sha256() == list_sha256(list(chosen.paths()))
+    assert select(tmp_path, 10).names != chosen.names
+
+
+def test_without_a_number_at_most_512_are_taken(tmp_path: Path) -> None:
+    touch(tmp_path / "few", "a.jpg", "b.jpg")
+    assert select(tmp_path / "few").names == ("a.jpg", "b.jpg")
+    touch(tmp_path / "many", *(f"{number}.jpg" for number in range(600)))
+    many = select(tmp_path / "many")
+    assert (len(many.names), many.found) == (512, 600)
+
+
+def test_fewer_pictures_than_asked_for_are_refused(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    with pytest.raises(ImageError, match=r"at least 3 pictures, found 2.*--num-images 2"):
+        select(tmp_path, 3)
+    assert select(tmp_path, 2).found == 2
+
+
+def test_parts_of_a_selection_share_nothing_and_leave_nothing_out(tmp_path: Path) -> None:
+    touch(tmp_path, *(f"{number}.jpg" for number in range(7)))
+    whole = select(tmp_path)
+    even, odd = whole.part(0, 2), whole.part(1, 2)
+    assert sorted(even.names + odd.names) == list(whole.names)
+    assert (len(even.names), len(odd.names), odd.found) == (4, 3, 7)
+
+
+def test_a_selections_hash_leaves_out_what_does_not_open(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "b.jpg")
+    alone = select(tmp_path).sha256()
+    (tmp_path / "c.jpg").symlink_to(tmp_path / "gone")
+    assert select(tmp_path).names == ("a.jpg", "b.jpg", "c.jpg")
+    assert select(tmp_path).sha256() == alone
+    (tmp_path / "b.jpg").write_text("other")
+    assert select(tmp_path).sha256() != alone
