@@ -1,0 +1,215 @@
+"""`fit` against training, against ToMe off the shelf, and against chance, on scikit-learn's digits.
+
+    python benchmarks/fit.py [--work DIR] [--seeds 0,1,2] [--images 256,898]
+    python benchmarks/fit.py --table
+
+The setting, the dense backbones and the trained opponents are those of the accuracy experiment
+(`accuracy/run.py --size small`, whose results file must have the arms "backbone" and "tofe" of these seeds;
+--work is its folder of backbones). Everything is judged on the test images: accuracy, and the divergence from
+and agreement with the dense model. ToMe gets the MACs that the fitted model really executes. Seconds are
+those of the processor, on one thread. Writes `results/fit_small.json` after every run, so that it may be
+stopped; --table prints what is there as Markdown.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import machine
+import torch
+from accuracy.contender import Start
+from accuracy.controls import FixedPattern, dense_macs_of
+from accuracy.results import Results
+from accuracy.rivals.reduced import Reduced
+from accuracy.rivals.tome import ToMe
+from accuracy.run import WORK
+from accuracy.settings import SMALL
+from accuracy.tasks import load_task
+from accuracy.training import dense_backbone, fresh_backbone
+from torch import Tensor
+
+from tofe_export.budget import gmacs, macs, macs_executed, printed
+from tofe_export.calibration.divergence import divergence
+from tofe_export.fitting.fit import Done, Options, fit
+from tofe_export.model.freezer import StaticFreezer
+from tofe_export.model.tofe import Structure, ToFe
+from tofe_export.training.seeding import LIMIT, permutation
+
+NAME = "fit_small"
+LOWERING = "scatter"
+BATCH, JUDGING = 32, 4
+LABELS = {
+    "modules": "fit: closed form alone",
+    "counts": "fit: + counts by measurement",
+    "distil": "fit: + tuning (`--keep-backbone`)",
+    "blocks": "fit",
+    "trained": "ToFe, trained with labels",
+    "tome": "ToMe, off the shelf",
+    "random": "identity, random selection",
+    "dense": "dense",
+}
+Row = dict[str, Any]
+
+
+class Test:
+    """The test images, and the dense model's answers to them."""
+
+    def __init__(self, start: Start) -> None:
+        self.images, self.labels = start.task.test
+        with torch.inference_mode():
+            self.dense = torch.cat([start.dense.dense(part) for part in self.images.split(250)])
+
+    @torch.inference_mode()
+    def judge(self, answers: Sequence[Tensor]) -> Row:
+        """Figures of the answers to all images, in order."""
+        answer = torch.cat(list(answers))
+        return {
+            "accuracy": float((answer.argmax(1) == self.labels).double().mean()),
+            "agreement": float((answer.argmax(1) == self.dense.argmax(1)).double().mean()),
+            "divergence": float(divergence(answer, self.dense, True).mean()),
+        }
+
+    def of_model(self, model: ToFe, keep: tuple[int, ...]) -> Row:
+        """A ToFe model with static counts."""
+        freezer = StaticFreezer(keep)
+        with torch.inference_mode():
+            row = self.judge([model(part, freezer) for part in self.images.split(250)])
+        cost = model.cost()
+        executed = gmacs(macs_executed(cost, keep, LOWERING))
+        return row | {"keep": list(keep), "gmacs": gmacs(macs(cost, keep)), "executed": executed}
+
+    def of_rival(self, model: Reduced) -> Row:
+        """A neighbour or a control."""
+        with torch.inference_mode():
+            row = self.judge([model(part) for part in self.images.split(250)])
+        price = model.macs() / 1e9
+        return row | {"keep": list(model.kept()), "gmacs": price, "executed": price}
+
+
+def main() -> None:
+    """Run what is missing, or print the table."""
+    options = _options()
+    path = machine.RESULTS / f"{NAME}.json"
+    rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
+    if options.table:
+        print("\n".join(table(rows)))
+        return
+    torch.set_num_threads(1)
+    for seed in options.seeds:
+        start = start_of(seed, options.work)
+        for share in SMALL.budgets:
+            for count in options.images:
+                if any((row["seed"], row["share"], row["images"]) == (seed, share, count) for row in rows):
+                    continue
+                new = list(run(start, share, count))
+                rows += new if not _rivals(rows, seed, share) else [row for row in new if row["images"]]
+                machine.write(NAME, {"settings": SMALL.to_json(), "lowering": LOWERING, "rows": rows})
+                print(seed, share, count, *(f"{r['arm']} {r['divergence']:.4f}" for r in new), flush=True)
+
+
+def start_of(seed: int, work: Path) -> Start:
+    """Data and dense backbone of a seed, as the accuracy experiment has them."""
+    plain = fresh_backbone(SMALL, seed)
+    task = load_task(SMALL, seed, (len(plain.locations), plain.tokens))
+    dense = dense_backbone(SMALL, seed, task, work / f"{SMALL.dense_fingerprint()}-seed{seed}.pt")
+    return Start(dense.requires_grad_(False), SMALL, seed, task)
+
+
+def run(start: Start, share: float, count: int) -> Iterator[Row]:
+    """Fit at one budget from `count` unlabelled training images, and its opponents."""
+    test = Test(start)
+    budget = float(printed(share * dense_macs_of(start.dense) / 1e9))
+    key: Row = {"seed": start.seed, "share": share, "budget_gmacs": budget}
+    torch.manual_seed(start.seed)
+    model = ToFe(start.backbone(), Structure(start.dense.locations))
+    drawn = torch.from_numpy(permutation(len(start.task.train.images), LIMIT, start.seed))[:count]
+    pool = start.task.train.images[drawn]
+    judging = torch.arange(len(pool)) % JUDGING == JUDGING - 1
+    steps: list[Row] = []
+    clock = [time.process_time(), 0.0]  # since when, and spent so far
+
+    def told(done: Done) -> None:
+        clock[1] += time.process_time() - clock[0]
+        found = test.of_model(model, done.keep)
+        steps.append(
+            key | {"arm": done.name, "images": count, "taken": done.taken, "seconds": clock[1]} | found
+        )
+        clock[0] = time.process_time()
+
+    images, held_out = list(pool[~judging].split(BATCH)), list(pool[judging].split(BATCH))
+    fitted = fit(model, images, held_out, budget, Options(seed=start.seed), told=told)
+    steps[-1] |= {"selectors": fitted.way.name, "dense_now": fitted.dense._asdict()}
+    yield from steps
+    executed = steps[-1]["executed"] * 1e9
+    none = key | {"images": 0, "seconds": 0.0}
+    yield none | {"arm": "tome"} | test.of_rival(ToMe.for_macs(start.backbone(), executed))
+    pattern = FixedPattern.for_macs(start.backbone(), start.dense.locations, "random", executed)
+    yield none | {"arm": "random"} | test.of_rival(pattern)
+
+
+def _rivals(rows: Sequence[Row], seed: int, share: float) -> bool:
+    return any((row["seed"], row["share"], row["images"]) == (seed, share, 0) for row in rows)
+
+
+def table(rows: Sequence[Row]) -> Iterator[str]:
+    """Means over seeds, one table per budget, with the trained model's accuracy beside them."""
+    records = Results(Results.default(SMALL), SMALL).records
+    seeds = sorted({row["seed"] for row in rows})
+    dense = [r.accuracy for r in records if r.arm == "backbone" and r.seed in seeds]
+    yield f"Seeds {', '.join(map(str, seeds))}; dense accuracy {_percent(dense)} %."
+    for share in sorted({row["share"] for row in rows}):
+        here = [row for row in rows if row["share"] == share]
+        yield from ("", f"**{share:.1%} of the dense cost, {here[0]['budget_gmacs']} GMACs**", "")
+        yield "| | images | accuracy % | same class as dense % | divergence | GMACs executed | CPU s |"
+        yield "|---|---|---|---|---|---|---|"
+        for arm, count in dict.fromkeys((row["arm"], row["images"]) for row in _ordered(here)):
+            yield _line(arm, count, [r for r in here if (r["arm"], r["images"]) == (arm, count)])
+        trained = [r for r in records if (r.arm, r.share, r.mode) == ("tofe", share, "static")]
+        if trained := [r for r in trained if r.seed in seeds]:
+            accuracy, seconds = _percent([r.accuracy for r in trained]), mean(r.seconds for r in trained)
+            yield f"| {LABELS['trained']} | 898 | {accuracy} | | | | {seconds:.0f} |"
+
+
+def _line(arm: str, count: int, rows: Sequence[Row]) -> str:
+    undone = sum(not row.get("taken", True) for row in rows)
+    note = f" ({undone} of {len(rows)} undone)" if undone else ""
+    figures = [_percent([row[name] for row in rows]) for name in ("accuracy", "agreement")]
+    loss, executed = mean(row["divergence"] for row in rows), mean(row["executed"] for row in rows)
+    seconds = f"{mean(row['seconds'] for row in rows):.0f}" if count else ""
+    cells = [LABELS[arm] + note, str(count or ""), *figures, f"{loss:.4f}", f"{executed:.5f}", seconds]
+    return f"| {' | '.join(cells)} |"
+
+
+def _ordered(rows: Sequence[Row]) -> list[Row]:
+    """Fits by number of images and step, then the others."""
+    arms = list(LABELS)
+    return sorted(rows, key=lambda row: (not row["images"], row["images"], arms.index(row["arm"])))
+
+
+def _percent(shares: Sequence[float]) -> str:
+    return f"{100 * mean(shares):.2f}"
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731 - a type of argparse
+    parser.add_argument("--work", type=Path, default=WORK, help="folder of dense backbones")
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
+    parser.add_argument("--images", type=numbers, default=[256, 898])
+    parser.add_argument("--table", action="store_true", help="print the results as Markdown")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""What `fit` says: every step with what it brought, and how far the model is from the dense one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from tofe_export.budget import printed
+from tofe_export.cli import console
+
+if TYPE_CHECKING:
+    from tofe_export.calibration.divergence import Loss
+    from tofe_export.fitting.fit import Done, Fitted
+
+_WHAT = {
+    "modules": "selectors, approximators",
+    "counts": "keep counts by measurement",
+    "distil": "tuned on the dense answers",
+    "blocks": "blocks refitted",
+}
+
+
+def text(fitted: Fitted) -> str:
+    """The steps, then the result in words."""
+    headers = ("step", "divergence", "same class", "seconds", "")
+    rows = [_row(done) for done in fitted.done]
+    keep = "/".join(map(str, fitted.keep))
+    lines = [
+        console.table(headers, rows, right=(1, 2, 3)),
+        "",
+        f"budget {printed(fitted.budget_gmacs)} GMACs: keep {keep}, {printed(fitted.gmacs)} GMACs (paper's); "
+        f"selectors: {fitted.way.name}; {fitted.seconds:.0f} s",
+        "Divergence from the dense model's answers and its class, on pictures that nothing was fitted on.",
+    ]
+    if any(done.name == "blocks" and done.taken for done in fitted.done):
+        divergence, agreement = _figures(fitted.dense)
+        lines.append(
+            f"The blocks' last layers changed: run dense, the model is {divergence} from what it was"
+            + (f", same class {agreement}" if agreement else "")
+            + ". --keep-backbone leaves it as it was."
+        )
+    return "\n".join(lines)
+
+
+def _row(done: Done) -> tuple[object, ...]:
+    note = "" if done.taken else "did not help: undone"
+    return (_WHAT[done.name], *_figures(done.loss), f"{done.seconds:.0f}", note)
+
+
+def _figures(loss: Loss) -> tuple[str, str | None]:
+    agreement = None if loss.agreement != loss.agreement else f"{loss.agreement:.1%}"
+    return f"{loss.divergence:.4f}", agreement

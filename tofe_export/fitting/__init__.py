@@ -1,0 +1,1 @@
+"""ToFe without training: selectors, approximators and keep counts from unlabelled images."""
