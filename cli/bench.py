@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofe_export.cli import bench_report, bench_setup, bundles, console, options
+from tofe_export.cli import bench_layers, bench_report, bench_rivals, bench_setup, bundles, console, options
 from tofe_export.errors import VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bench.comparison import Comparison
     from tofe_export.bench.pairs import Pair
+    from tofe_export.bench.rivals import RivalComparison
     from tofe_export.bench.rounds import Plan
     from tofe_export.bench.sides import How
     from tofe_export.bundle import Bundle
@@ -65,7 +66,24 @@ def _on_plot(context: click.Context, param: click.Parameter, value: Path | None)
 @click.option(
     "--plot", type=_FILE, metavar="FILE.png|svg", callback=_on_plot, help="Draw latency against GMACs."
 )
+@click.option(
+    "--rivals",
+    metavar="DIR|FILE.onnx,...",
+    callback=bench_rivals.on_rivals,
+    help="Also measure these graphs against the dense variant of their batch.",
+)
+@click.option(
+    "--layers",
+    is_flag=True,
+    help="Also where the time goes: the runtime's own profile, per module and operator.",
+)
 @click.option("--strict", is_flag=True, help="Exit 1 when the machine is too noisy to tell.")
+@click.option(
+    "--table",
+    type=_FILE,
+    metavar="FILE",
+    help="BUNDLE is a ladder (`advise --ladder`): measure it into this latency table, or add to it.",
+)
 @options.json_target
 @options.quiet
 def command(
@@ -82,7 +100,10 @@ def command(
     alone: bool,
     compare: Path | None,
     plot: Path | None,
+    rivals: tuple[Path, ...],
+    layers: bool,
     strict: bool,
+    table: Path | None,
     json_target: str | None,
     **filters: Any,  # noqa: ANN401 - options.variant_filters
 ) -> None:
@@ -95,6 +116,13 @@ def command(
     from tofe_export.bench.document import Saved, changes, make_document
     from tofe_export.bench.machine import now
 
+    if table:
+        from tofe_export.cli import bench_table
+
+        length = bench_table.length_of(click.get_current_context(), seconds, iterations, warmup)
+        way = bench_table.Way(backend, provider, threads, cuda_graph)
+        bench_table.run(bundle, table, filters, way, length, json_target)
+        return
     plan = bench_setup.plan_of(seconds, iterations, warmup)
     saved = Saved.load(compare) if compare else None
     if plot:
@@ -102,23 +130,35 @@ def command(
 
         check_plot(plot)
     opened = bundles.open_bundle(bundle)
-    pairs, choice = bench_setup.choose(opened, against, backend, provider, filters)
+    pairs, choice = bench_setup.choose(opened, against, backend, provider, filters, alone_too=bool(rivals))
     how = bench_setup.how_of(choice, run_batch, threads, cuda_graph, pairs)
+    opponents = bench_rivals.find(opened, rivals, how, against)
     machine = bench_setup.look(choice, saved, how, opened)
 
     comparisons = measure(opened, pairs, how, plan, alone)
+    rivalled = bench_rivals.measure(opened, opponents, how, plan)
+    profiled = bench_layers.sides_of(pairs, choice.variants) if layers else []
+    profiles = bench_layers.measure(opened, profiled, how)
     machine["after"] = now(machine["identity"]["gpu"])
     changed = changes(saved, comparisons) if saved else None
-    console.say(bench_report.text(comparisons, how))
+    if comparisons:
+        console.say(bench_report.text(comparisons, how))
+    if rivalled:
+        console.say(
+            f"\n{bench_rivals.table(rivalled)}\n\n{bench_report.remark(rivalled[0].measured.clock, how)}"
+        )
+    if profiles:
+        console.say(f"\n{bench_layers.text(profiles)}")
     if saved and changed is not None:
         console.say(f"\n{bench_report.changes_table(changed, saved)}")
-    document = make_document(opened, how, plan, machine, comparisons)
+    document = make_document(opened, how, plan, machine, comparisons, rivalled)
+    document["layers"] = [one.to_json() for one in profiles]
     console.emit(document | bench_report.changes_json(changed, saved), json_target)
-    if plot:
+    if plot and comparisons:
         from tofe_export.bench.plot import draw
 
         draw(comparisons, plot, f"{opened.manifest.model.backbone}, {choice.provider}")
-    say_noise(comparisons, strict)
+    say_noise([*comparisons, *rivalled], strict)
 
 
 def measure(bundle: Bundle, pairs: Sequence[Pair], how: How, plan: Plan, alone: bool) -> list[Comparison]:
@@ -156,14 +196,14 @@ def _show_round(progress: console.Progress, name: str, done: int) -> None:
     progress.show(f"{name}: round {done}")
 
 
-def say_noise(comparisons: Sequence[Comparison], strict: bool) -> None:
+def say_noise(comparisons: Sequence[Comparison | RivalComparison], strict: bool) -> None:
     """Warn of comparisons that allow no claim. Raises `VerdictFailed` with --strict."""
     noisy = [comparison for comparison in comparisons if comparison.too_noisy]
     if not noisy:
         return
     worst = max(noisy, key=lambda comparison: comparison.noise.deviation)
     text = (
-        f"too noisy to tell for {len(noisy)} of {len(comparisons)} comparisons: {worst.pair.against.name} "
+        f"too noisy to tell for {len(noisy)} of {len(comparisons)} comparisons: {worst.reference} "
         f"differs from itself by {worst.noise.deviation:.1%}, and more than 3 % allows no claim. Stop other "
         "programs, fix the clocks, or measure longer (--seconds)"
     )

@@ -23,7 +23,7 @@ def text(comparisons: Sequence[Comparison], how: How) -> str:
     parts = [latency_table(comparisons), ratio_table(comparisons)]
     if any(comparison.alone for comparison in comparisons):
         parts.append(alone_table(comparisons))
-    return "\n\n".join([*parts, remark(comparisons, how)])
+    return "\n\n".join([*parts, remark(comparisons[0].clock, how)])
 
 
 def latency_table(comparisons: Sequence[Comparison]) -> str:
@@ -107,11 +107,11 @@ def changes_json(changed: Sequence[Change] | None, saved: Saved | None) -> dict[
     return {"compared": {"file": str(saved.path), "created": saved.created, "changes": rows}}
 
 
-def remark(comparisons: Sequence[Comparison], how: How) -> str:
-    """How to read the figures."""
+def remark(clock: str, how: How) -> str:
+    """How to read figures that were taken by this clock."""
     kinds = {"perf_counter": "the clock, from handing pictures over to having answers"}
     kinds["cuda events"] = "CUDA events around the kernels, without copies"
-    parts = [f"Times by {kinds[comparisons[0].clock]}"]
+    parts = [f"Times by {kinds[clock]}"]
     if how.backend == "tensorrt":
         parts.append("with a CUDA graph" if how.cuda_graph else "without a CUDA graph")
     elif not how.on_gpu:

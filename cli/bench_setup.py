@@ -31,12 +31,23 @@ def plan_of(seconds: float | None, iterations: int | None, warmup: int) -> Plan:
 
 
 def choose(
-    bundle: Bundle, against: str, backend: str | None, provider: str | None, filters: Mapping[str, Any]
+    bundle: Bundle,
+    against: str,
+    backend: str | None,
+    provider: str | None,
+    filters: Mapping[str, Any],
+    alone_too: bool = False,
 ) -> tuple[list[Pair], Choice]:
-    """The pairs, and the backend that runs both sides of each. Raises `UsageError`, `MissingBackend`."""
+    """The pairs, and the backend that runs both sides of each. Raises `UsageError`, `MissingBackend`.
+
+    With `alone_too` there need be no pair: what was picked is there for rivals to be measured against.
+    """
     from tofe_export.bench.pairs import pairs_of
 
-    pairs = pairs_of(bundle, bundles.variants_of(bundle, filters), against)
+    picked = bundles.variants_of(bundle, filters)
+    if alone_too and all(variant.dense or variant.name == against for variant in picked):
+        return [], bundles.choose_backend(bundle, picked, backend, provider, bool(filters["names"]))
+    pairs = pairs_of(bundle, picked, against)
     sides = {side.name: side for pair in pairs for side in (pair.variant, pair.against)}
     named = bool(filters["names"])
     choice = bundles.choose_backend(bundle, list(sides.values()), backend, provider, named)

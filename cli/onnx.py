@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from tofe_export.budget import printed
-from tofe_export.cli import console, host, options
-from tofe_export.cli.typed import typed_table
+from tofe_export.cli import console, host, int8_options, options
+from tofe_export.cli.int8_report import int8_table
+from tofe_export.cli.onnx_latency import plans_for
+from tofe_export.cli.onnx_report import typed_table
 from tofe_export.errors import VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
-    from tofe_export.graph.request import Planned
+    from tofe_export.graph.export import Quantizing
+    from tofe_export.graph.request import Planned, Request
     from tofe_export.model.checkpoint import Checkpoint
 
 _STEPS = 100
@@ -29,6 +32,15 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 @options.required_ckpt
 @options.budgets
 @options.keep
+@options.comma_list(
+    "--budget-ms", "budgets_ms", options.number_item, "MS,...", "Budgets in milliseconds per run; may repeat."
+)
+@click.option(
+    "--latency",
+    type=click.Path(path_type=Path),
+    metavar="TABLE",
+    help="The device's latencies, for --budget-ms (from `advise --out` or `bench --table`).",
+)
 @options.align
 @options.lowerings
 @options.batches
@@ -64,6 +76,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
     help="Pictures for the reference; they travel in the bundle. Default: a built-in set.",
 )
 @options.num_images
+@int8_options.int8_options
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
@@ -80,6 +93,8 @@ def command(
     ckpt: Path,
     budgets: tuple[float, ...],
     keep: tuple[int, ...] | None,
+    budgets_ms: tuple[float, ...],
+    latency: Path | None,
     align: int,
     lowerings: tuple[str, ...],
     batches: tuple[Any, ...],
@@ -93,6 +108,7 @@ def command(
     force: bool,
     dry_run: bool,
     json_target: str | None,
+    **quantising: Any,  # noqa: ANN401 - what int8_options declares
 ) -> None:
     """Export a ToFe checkpoint for one or more budgets (GMACs).
 
@@ -100,14 +116,29 @@ def command(
     --precision names others), the dense graphs to compare with, shared weights, and PyTorch's answers on
     reference images for `tofe-export verify`. Half-precision graphs are computed on reference images with
     every tensor rounded before they are written; what they need in float32 stays float32.
+
+    INT8 (--precision int8 for TensorRT 8.6 and ONNX Runtime, int8fp16 for TensorRT 10 and newer) is
+    calibrated on up to 512 of the pictures in --images, or as `tofe-export calibrate` did before.
     """
     host.require_export()
     from tofe_export.graph.export import export, pictures_from
     from tofe_export.graph.request import Request, variants
 
+    checkpoint = host.load(ckpt)
+    solved = plans_for(
+        checkpoint,
+        budgets_ms,
+        latency,
+        lowerings=lowerings,
+        batches=batches,
+        precisions=precisions,
+        output=output,
+        align=align,
+    )
     request = Request(
         budgets=budgets,
         keep=keep,
+        solved=solved,
         lowerings=lowerings or ("scatter",),
         batches=batches or (1,),
         precisions=precisions or DEFAULT_PRECISIONS,
@@ -116,7 +147,6 @@ def command(
         align=align,
         float32=float32,
     )
-    checkpoint = host.load(ckpt)
     conditioned = checkpoint.model.structure.conditioned
     planned = variants(checkpoint.model.cost(), request, checkpoint.table, conditioned=conditioned)
     console.note(plan_text(checkpoint, planned))
@@ -125,11 +155,28 @@ def command(
         console.emit(plan_json(checkpoint, planned), json_target)
         return
     pictures = pictures_from(images, num_images) if images or num_images else None
+    quantizing = quantising_of(checkpoint, request, images, quantising)
     with console.progress("export:", _STEPS) as bar:
-        bundle = export(checkpoint, request, out, pictures, force=force, say=bar.show)
+        bundle = export(checkpoint, request, out, pictures, quantizing=quantizing, force=force, say=bar.show)
     console.say(summary(bundle, [variant.name for variant in planned]))
     console.emit(bundle.manifest.to_json(), json_target)
     lint_targets(bundle, [variant.name for variant in planned])
+
+
+def quantising_of(
+    checkpoint: Checkpoint, request: Request, images: Path | None, given: dict[str, Any]
+) -> Quantizing | None:
+    """How INT8 variants are made; None where none are. Raises ImageError."""
+    from tofe_export.calibration.int8 import FORMS
+    from tofe_export.graph.export import Quantizing
+
+    settings, frames = int8_options.settings_of(given), request.input == "uint8"
+    if not FORMS.keys() & set(request.precisions):
+        return None
+    if images is None:
+        return Quantizing(settings)
+    pictures = int8_options.calibration_pictures(images, None, checkpoint.preprocessing, frames=frames)
+    return Quantizing(settings, pictures)
 
 
 def warn_untrained_budgets(checkpoint: Checkpoint, planned: list[Planned]) -> None:
@@ -215,4 +262,5 @@ def summary(bundle: Bundle, names: list[str]) -> str:
     ]
     table = console.table(("variant", "GMACs run", "paper's", "keep"), rows, right=(1, 2))
     where = "" if bundle.path == options.DEFAULT_BUNDLE else f" {bundle.path}"
-    return f"{table}\n{typed_table(made)}\nwrote {bundle.path}; prove it with: tofe-export verify{where}"
+    more = f"{typed_table(made)}{int8_table(made)}"
+    return f"{table}\n{more}\nwrote {bundle.path}; prove it with: tofe-export verify{where}"

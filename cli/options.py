@@ -18,7 +18,7 @@ from tofe_export.cli import console
 
 DEFAULT_BUNDLE = Path("tofe_bundle")
 LOWERINGS = ("scatter", "concat", "adaptive", "dense")
-PRECISIONS = ("fp32", "fp16", "bf16", "int8", "fp8")
+PRECISIONS = ("fp32", "fp16", "bf16", "int8", "int8fp16", "fp8")
 BACKENDS = ("onnxruntime", "tensorrt")
 PROVIDERS = ("cpu", "cuda", "tensorrt")
 

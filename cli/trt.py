@@ -50,7 +50,7 @@ def on_profile(
 @click.option("--fp32", is_flag=True, help="Engines in float32 (TF32 is switched off).")
 @click.option("--fp16", is_flag=True, help="Engines in half precision; selectors stay float32.")
 @click.option("--bf16", is_flag=True, help="Engines in bfloat16: TensorRT 10, Ampere or newer.")
-@click.option("--int8", is_flag=True, help="Engines of the quantised graphs.")
+@click.option("--int8", is_flag=True, help="Engines of the quantised graphs: int8 on 8.6, int8fp16 since 10.")
 @options.variant_filters
 @click.option("--workspace", type=click.IntRange(min=1), metavar="MIB", help="Scratch memory for kernels.")
 @click.option("--opt-level", type=click.IntRange(0, 5), help="Effort, TensorRT's default is 3.")
@@ -95,6 +95,8 @@ def command(
     picked = candidates(opened, choice)
     platform = Platform.here()
     console.note(platform.describe())
+    if platform.features.strong_types:  # types come from the graph: INT8 with half precision around it
+        wanted = tuple("int8fp16" if precision == "int8" else precision for precision in wanted)
     build_options = BuildOptions(workspace, opt_level, profile, version_compatible)
     plan = plan_of(opened, picked, wanted, platform, build_options, probe, named=bool(choice["names"]))
     cache = timing_cache or default_cache(opened, platform)

@@ -51,10 +51,12 @@ def report(
 
 def table(engines: Sequence[tuple[EngineFile, bool]]) -> str:
     """One line per engine."""
+    from tofe_export.trt.inspect import type_of
+
     rows = []
     for engine, kept in engines:
         facts = engine.sidecar
-        share = facts.layers.share(facts.precision)
+        share = facts.layers.share(type_of(facts.precision))
         rows.append(
             (
                 f"{facts.variant} (probe)" if facts.probe else facts.variant,

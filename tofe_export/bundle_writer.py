@@ -29,7 +29,7 @@ from tofe_export.files import write_atomic, writing
 from tofe_export.manifest import Manifest
 
 ENGINES = "engines"
-_OURS = {MANIFEST, "reference.npz", "variants", ENGINES}
+_OURS = {MANIFEST, "reference.npz", "variants", ENGINES, "calibration"}
 _GENERATED = ("variants/*.onnx", "variants/weights-*.bin")
 
 

@@ -171,7 +171,7 @@ def test_wrong_architecture_for_model(run: Run, made: Path, tmp_path: Path) -> N
         (("--keep", "8,4"), "3"),
         ((), "--budget"),
         (("--budget", "0.02", "--lowering", "adaptive", "--batch", "8"), "--batch 1"),
-        (("--budget", "0.02", "--precision", "int8"), "expected some of fp32, fp16, bf16"),
+        (("--budget", "0.02", "--precision", "fp8"), "expected some of fp32, fp16, bf16"),
         (("--budget", "0.02", "--float32", "blocks.77"), "no such node"),
     ],
 )

@@ -195,6 +195,25 @@ def test_typed_graphs_are_meant_for_strongly_typed_builds() -> None:
 
 def test_a_precision_that_cannot_be_exported() -> None:
     with pytest.raises(
-        UsageError, match="--precision int8 cannot be exported: expected some of fp32, fp16, bf16"
+        UsageError, match="--precision fp8 cannot be exported: expected some of fp32, fp16, bf16"
     ):
-        variants(COST, Request((2.0,), precisions=("fp32", "int8")), ())
+        variants(COST, Request((2.0,), precisions=("fp32", "fp8")), ())
+
+
+def test_int8_brings_what_it_is_made_from_and_judged_by() -> None:
+    planned = variants(COST, Request((2.0,), batches=(1, "dyn"), precisions=("int8fp16", "int8")), ())
+    names = [
+        variant.name for variant in planned if not variant.name.startswith("dense") and variant.batch == 1
+    ]
+    assert names == [f"2.00g-scatter-{form}-b1" for form in ("fp32", "fp16", "int8fp16", "int8")]
+    by_name = {variant.name: variant for variant in planned}
+    for form in ("int8", "int8fp16"):
+        assert by_name[f"dense-{form}-bdyn"].twin == "dense-fp32-bdyn"
+    assert by_name["dense-int8-b1"].targets == by_name["dense-int8-bdyn"].targets == ("8.6",)
+    assert by_name["dense-int8fp16-b1"].targets == ("10.3", "10.13", "10.16", "11.4")
+    assert by_name["dense-int8fp16-bdyn"].targets == ("10.13", "10.16", "11.4")
+
+
+def test_without_int8_nothing_is_brought() -> None:
+    planned = variants(COST, Request((2.0,), precisions=("fp16",)), ())
+    assert {variant.precision for variant in planned} == {"fp16"}

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor
 
 from tofe_export.model.freezer import StageRecord, StaticFreezer
-from tofe_export.model.references import Answers, adaptive_answers, dense_answers, rounding, static_answers
+from tofe_export.model.references import (
+    Answers,
+    adaptive_answers,
+    dense_answers,
+    rounding,
+    starts,
+    static_answers,
+)
 from tofe_export.model.tofe import ToFe
 
 MakeModel = Callable[..., ToFe]
@@ -47,6 +54,20 @@ def test_static(reuse: bool, make_model: MakeModel, make_images: MakeImages, dif
     assert difference(torch.from_numpy(answers.output[10:]), alone) <= 1e-5
     for stage, record in enumerate(records):
         assert np.array_equal(record.spatial(16)[1][0].numpy(), answers.kept[10, stage])
+
+
+def test_what_budgets_share_is_computed_once(make_model: MakeModel, make_images: MakeImages) -> None:
+    model = make_model()
+    images = make_images(model, COUNT).numpy()
+    begun = starts(model, images)
+    assert [len(tokens) for tokens in begun] == [8, 3]
+    for keep in (KEEP, (4, 2, 1)):
+        shared = static_answers(model, images, keep, "head", lambda _: None, begun)
+        own = static_answers(model, images, keep, "head", lambda _: None)
+        for ours, theirs in zip(shared, own, strict=True):
+            np.testing.assert_array_equal(ours, theirs)
+    with pytest.raises(ValueError, match="zip"):
+        static_answers(model, images[:8], KEEP, "head", lambda _: None, begun)
 
 
 @pytest.mark.parametrize("output", ["head", "tokens"])

@@ -27,6 +27,15 @@ def test_a_precision_without_limits() -> None:
         limits_for("int3")
 
 
+@pytest.mark.parametrize("precision", ["int8", "int8fp16"])
+def test_int8_is_coarser_than_halves_and_not_without_end(precision: str) -> None:
+    limits = LIMITS[precision]
+    assert limits_for(precision, 5e-7) == limits
+    assert limits.output > LIMITS["bf16"].output
+    assert limits.scores > LIMITS["bf16"].scores
+    assert limits_for(precision, 1.0).output == ALLOWANCES[precision].ceiling < 0.5
+
+
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 def test_half_precision_is_coarser_but_not_without_end(precision: str) -> None:
     limits = LIMITS[precision]

@@ -9,5 +9,6 @@ comparison  one pair measured, and what may be claimed of it
 alone       the same side by itself in a fresh process
 machine     what was measured on, and in which state it was
 document    the JSON that is kept, and when two of them may be compared
+layers      where a run's time goes: modules, graph_file, layers_onnxruntime, layers_tensorrt
 plot        latency against MACs
 """

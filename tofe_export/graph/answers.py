@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,11 +18,15 @@ from tofe_export.model.references import (
     adaptive_answers,
     dense_answers,
     rounding,
+    starts,
     static_answers,
     thresholds_on,
 )
 from tofe_export.model.tofe import ToFe
 from tofe_export.reference import Reference
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 EXACT_IMAGES = 8
 """On how many images rounding is measured; float64 takes twice as long."""
@@ -63,28 +69,41 @@ def answer(
     model, exact = checkpoint.model, copy.deepcopy(checkpoint.model).double()
     images, noise = reference.images, {}
     few = images[:EXACT_IMAGES].astype(np.float64)
+    many, some = _Asked(model, request.output, images), _Asked(exact, request.output, few)
     for key in dict.fromkeys(variant.reference for variant in planned):
         variant = next(v for v in planned if v.reference == key)
-        answers = _answers_for(model, request.output, variant, images, say)
+        answers = many.about(variant, say)
         say(f"rounding in {key}")
-        noise[key] = rounding(answers, _answers_for(exact, request.output, variant, few, lambda text: None))
+        noise[key] = rounding(answers, some.about(variant, lambda text: None))
         reference = reference.with_entry(key, answers.output, answers.scores, answers.kept)
     return reference, noise
 
 
-def _answers_for(model: ToFe, output: str, variant: Planned, images: Floats, say: Say) -> Answers:
-    done = 0
+@dataclass
+class _Asked:
+    """A model that is asked about the same images with many budgets; what these share is computed once."""
 
-    def step(count: int) -> None:
-        nonlocal done
-        done += count
-        say(f"PyTorch's answers for {variant.reference}, {done} of {len(images)} images")
+    model: ToFe
+    output: str
+    images: Floats
+    _begun: list[Tensor] | None = None
 
-    model.set_budget(variant.condition_gmacs)
-    if variant.lowering == "dense":
-        return dense_answers(model, images, output, step)
-    if variant.lowering == "adaptive":
-        assert variant.plan is not None  # adaptive variants have one
-        assert variant.plan.thresholds is not None  # settled before
-        return adaptive_answers(model, images, variant.plan.thresholds, output, step)
-    return static_answers(model, images, variant.keep, output, step)
+    def about(self, variant: Planned, say: Say) -> Answers:
+        """The answers to one variant."""
+        done, model, images, output = 0, self.model, self.images, self.output
+
+        def step(count: int) -> None:
+            nonlocal done
+            done += count
+            say(f"PyTorch's answers for {variant.reference}, {done} of {len(images)} images")
+
+        model.set_budget(variant.condition_gmacs)
+        if variant.lowering == "dense":
+            return dense_answers(model, images, output, step)
+        if variant.lowering == "adaptive":
+            assert variant.plan is not None  # adaptive variants have one
+            assert variant.plan.thresholds is not None  # settled before
+            return adaptive_answers(model, images, variant.plan.thresholds, output, step)
+        if self._begun is None:
+            self._begun = starts(model, images)
+        return static_answers(model, images, variant.keep, output, step, self._begun)

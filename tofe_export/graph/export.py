@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
@@ -13,10 +13,13 @@ from tofe_export import __version__
 from tofe_export.builtin_images import builtin_images
 from tofe_export.bundle import Bundle
 from tofe_export.bundle_writer import BundleWriter
+from tofe_export.calibration import int8
 from tofe_export.calibration.images import find_images, sample
+from tofe_export.calibration.quantizer import Quantizer
 from tofe_export.errors import UsageError
 from tofe_export.files import sha256_file
 from tofe_export.graph.answers import Say, answer, settle_thresholds
+from tofe_export.graph.collection import no_collection
 from tofe_export.graph.request import Request, variants
 from tofe_export.graph.trace import trace
 from tofe_export.graph.typing.kernels import require_onnxruntime
@@ -38,6 +41,14 @@ class Pictures:
     name: str
 
 
+@dataclass(frozen=True)
+class Quantizing:
+    """How INT8 variants are made; without pictures, from a calibration that the bundle holds."""
+
+    settings: int8.Settings = field(default_factory=int8.Settings)
+    pictures: int8.Pictures | None = None
+
+
 def pictures_from(folder: Path | None, count: int | None) -> Pictures:
     """Read the reference pictures: a sample of a folder, or the built-in set.
 
@@ -56,12 +67,14 @@ def export(
     target: Path,
     pictures: Pictures | None = None,
     *,
+    quantizing: Quantizing | None = None,
     force: bool = False,
     say: Say = lambda text: None,
 ) -> Bundle:
     """Write (or extend) the bundle at `target`.
 
-    `pictures` None keeps an existing bundle's reference images, or takes the built-in set.
+    `pictures` None keeps an existing bundle's reference images, or takes the built-in set; `quantizing` says
+    how INT8 variants are made, if there are any.
 
     Raises:
         UsageError: the request does not fit the model, or the bundle is another model's and `force` is off.
@@ -76,22 +89,53 @@ def export(
     model = _describe(checkpoint, request)
     if any(variant.precision != "fp32" for variant in planned):
         require_onnxruntime()  # the rounding evaluator runs on it; better said now than after the trace
+    quantizing = quantizing or Quantizing()
+    if any(variant.precision in int8.FORMS for variant in planned) and quantizing.pictures is None:
+        int8.require_calibration(base)
     if base is not None:
         _refuse_to_mix(base, model, checkpoint)
         base.check(base.manifest.variants)  # damage must not be given a fresh hash
     reference, source = _start_reference(checkpoint, base, pictures)
-    with BundleWriter(target, base) as writer:
+    with BundleWriter(target, base) as writer, no_collection():
         planned = settle_thresholds(checkpoint, planned, reference, say)
-        reference, noise = answer(checkpoint, request, planned, reference, say)
+        floats = [variant for variant in planned if variant.precision not in int8.FORMS]
+        reference, noise = answer(checkpoint, request, floats, reference, say)
         say("tracing")
         frames = checkpoint.preprocessing if model.takes_frames else None
         template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output, frames)
         images = as_fed(reference.images, model, checkpoint.preprocessing)
         maker = VariantMaker(writer, checkpoint, template, reference, images, noise, request.float32, say)
-        made = [maker.make(variant) for variant in planned]
+        made = [maker.make(variant) for variant in floats]
+        known = [*made, *(base.manifest.variants if base else ())]
+        jobs = [
+            int8.make_job(v.name, v.precision, v.targets, _named(known, v.twin), known)
+            for v in planned
+            if v.precision in int8.FORMS
+        ]
+        quantizer = _quantizer(writer, model, checkpoint, quantizing, say)
+        quantized, more_weights = quantizer.make(jobs)
+        made, written = [*made, *quantized], [*maker.weights, *more_weights]
         reference.save(writer.path("reference.npz"))
-        manifest = _manifest(writer, checkpoint, model, maker.weights, made, base, reference, source)
+        manifest = _manifest(writer, checkpoint, model, written, made, base, reference, source)
         return writer.commit(manifest)
+
+
+def _named(variants: Sequence[Variant], name: str) -> Variant:
+    return next(variant for variant in variants if variant.name == name)
+
+
+def _quantizer(
+    writer: BundleWriter, model: Model, checkpoint: Checkpoint, quantizing: Quantizing, say: Say
+) -> Quantizer:
+    return Quantizer(
+        writer.path("variants/weights").parent.parent,
+        writer.path,
+        checkpoint.preprocessing.to_json(),
+        model.output,
+        quantizing.settings,
+        quantizing.pictures,
+        say,
+    )
 
 
 def _describe(checkpoint: Checkpoint, request: Request) -> Model:

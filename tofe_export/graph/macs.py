@@ -17,8 +17,14 @@ def count_macs(model: onnx.ModelProto, batch: int = 1) -> int:
 
     Shapes must have been inferred; a symbolic size is the batch.
     """
+    return sum(macs_by_node(model, batch).values()) // batch
+
+
+def macs_by_node(model: onnx.ModelProto, batch: int = 1) -> dict[str, int]:
+    """MACs of all `batch` images per MatMul, Gemm and Conv, by the node's name."""
     shapes = _shapes(model, batch)
-    return sum(_node_macs(node, shapes) for node in model.graph.node) // batch
+    found = {node.name: _node_macs(node, shapes) for node in model.graph.node}
+    return {name: macs for name, macs in found.items() if macs}
 
 
 def _node_macs(node: onnx.NodeProto, shapes: Mapping[str, list[int]]) -> int:

@@ -6,13 +6,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from tofe_export.budget import Cost, dense_macs, gmacs, macs_executed, printed
+from tofe_export.calibration.int8 import FORMS, HALF_FORM
 from tofe_export.errors import UsageError
 from tofe_export.files import sha256_bytes
 from tofe_export.graph.passes.lower_concat import NEEDS_SPATIAL_ORDER, TOPK_LIMIT
 from tofe_export.keep import Measured, Plan, plan_for_keep, solve
 from tofe_export.manifest import DYNAMIC, Batch
 
-PRECISIONS = ("fp32", "fp16", "bf16")
+PRECISIONS = ("fp32", "fp16", "bf16", *FORMS)
 
 TENSORRT_TARGETS = ("8.6", "10.3", "10.13", "10.16", "11.4")
 DYNAMIC_TARGETS = ("8.6", "10.13", "10.16", "11.4")  # dynamic shapes give wrong results on 10.3 (decision 9)
@@ -26,6 +27,8 @@ class Request:
 
     budgets: tuple[float, ...] = ()
     keep: tuple[int, ...] | None = None
+    solved: tuple[Plan, ...] = ()
+    """Plans that were arrived at elsewhere, for latencies; instead of budgets and keep."""
     lowerings: tuple[str, ...] = ("scatter",)
     batches: tuple[Batch, ...] = (1,)
     precisions: tuple[str, ...] = ("fp32",)
@@ -90,6 +93,10 @@ def plans(cost: Cost, request: Request, table: Sequence[Measured]) -> list[Plan]
         BudgetError: a budget or keep counts out of range.
         UsageError: nothing was asked for, or both at once.
     """
+    if request.solved:
+        if request.budgets or request.keep is not None:
+            raise UsageError("--budget-ms solves for keep counts: leave out --budget and --keep")
+        return list(request.solved)
     if request.keep is not None:
         if len(request.budgets) > 1:
             raise UsageError("--keep gives one set of counts: name at most one --budget with it")
@@ -112,7 +119,7 @@ def variants(
     _refuse(cost, request)
     budgets = plans(cost, request, table)
     planned = []
-    for precision in request.precisions:
+    for precision in with_bases(request.precisions):
         planned += [_dense(cost, request, batch, precision) for batch in request.batches]
         for plan in budgets:
             for lowering in request.lowerings:
@@ -125,6 +132,14 @@ def variants(
     return planned
 
 
+def with_bases(precisions: Sequence[str]) -> tuple[str, ...]:
+    """The precisions, and before INT8 the ones that it is made from and judged by."""
+    bases = ["fp32", *(FORMS[name] for name in precisions if name in FORMS)]
+    return (
+        tuple(dict.fromkeys([*bases, *precisions])) if set(precisions) & FORMS.keys() else tuple(precisions)
+    )
+
+
 def _dense(cost: Cost, request: Request, batch: Batch, precision: str) -> Planned:
     return Planned(
         name=f"dense-{precision}-b{batch}",
@@ -135,7 +150,7 @@ def _dense(cost: Cost, request: Request, batch: Batch, precision: str) -> Planne
         gmacs=gmacs(dense_macs(cost)),
         gmacs_executed=gmacs(macs_executed(cost, (), "dense", _output(request))),
         reference="dense",
-        targets=_targets("dense", batch, precision),
+        targets=targets_for("dense", batch, precision),
     )
 
 
@@ -167,7 +182,7 @@ def _planned(
         gmacs=plan.gmacs,
         gmacs_executed=executed,
         reference=reference,
-        targets=_targets(lowering, batch, precision),
+        targets=targets_for(lowering, batch, precision),
         conditioned=conditioned,
     )
 
@@ -176,10 +191,13 @@ def _output(request: Request) -> str:
     return "tokens" if request.output == "tokens" else "logits"
 
 
-def _targets(lowering: str, batch: Batch, precision: str) -> tuple[str, ...]:
+def targets_for(lowering: str, batch: Batch, precision: str) -> tuple[str, ...]:
+    """The TensorRT versions that such a variant is meant for."""
     if lowering == "adaptive":
         return ADAPTIVE_TARGETS
     targets = DYNAMIC_TARGETS if batch == DYNAMIC else TENSORRT_TARGETS
+    if precision in FORMS and precision != HALF_FORM:  # elsewhere float32: slower than fp16 on newer versions
+        return tuple(t for t in targets if t in WEAKLY_TYPED)
     return targets if precision == "fp32" else tuple(t for t in targets if t not in WEAKLY_TYPED)
 
 

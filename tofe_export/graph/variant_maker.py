@@ -10,6 +10,7 @@ import onnx
 
 from tofe_export import __version__
 from tofe_export.bundle_writer import BundleWriter
+from tofe_export.calibration.report import provenance
 from tofe_export.errors import BuildFailed
 from tofe_export.files import sha256_file, write_atomic
 from tofe_export.graph.answers import Say
@@ -53,6 +54,8 @@ class VariantMaker:
     say: Say = lambda text: None
     weights: list[WeightsFile] = field(default_factory=list)
     """All weights files written so far."""
+    _bound: dict[Binding, tuple[onnx.ModelProto, float | None]] = field(default_factory=dict)
+    """Float32 graphs made so far, and the GMACs counted in them (adaptive: not known)."""
     _kernels: Kernels | None = None
     _settlers: dict[str, Settler] = field(default_factory=dict)
     _settled: dict[object, Settled] = field(default_factory=dict)
@@ -88,8 +91,8 @@ class VariantMaker:
         settler = self._settler(planned.precision)
         settled = self._settle(planned, settler)
         self.say(f"typing {planned.name}")
-        typed, float32 = settler.apply(settled, product, self._metadata(planned))
-        typed_probe = None if probe is None else settler.apply(settled, probe, self._metadata(planned))[0]
+        _, typed, float32 = settler.apply(settled, product)
+        typed_probe = None if probe is None else settler.apply(settled, probe).graph
         graphs = [typed] if typed_probe is None else [typed, typed_probe]
         for graph in graphs:
             adaptive, dynamic = planned.lowering == "adaptive", planned.batch == DYNAMIC
@@ -145,14 +148,13 @@ class VariantMaker:
             condition=condition_of(tofe.cost(), planned.condition_gmacs),
             probe=probe,
         )
-        model = bind(self.template, binding, self._metadata(planned))
-        if planned.lowering != "adaptive":
-            counted, claimed = count_macs(model, binding.batch or 1) / 1e9, planned.gmacs_executed
-            if abs(counted - claimed) > MACS_TOLERANCE * claimed:
-                raise BuildFailed(
-                    f"{planned.name} runs {counted:.4f} GMACs, and the cost model says {claimed:.4f}: they "
-                    f"must agree within {MACS_TOLERANCE:.0%}"
-                )
+        if binding not in self._bound:  # every precision starts from the same graph
+            model = bind(self.template, binding, self._metadata(planned))
+            counted = None if planned.lowering == "adaptive" else count_macs(model, binding.batch or 1) / 1e9
+            self._bound[binding] = model, counted
+        model, counted = self._bound[binding]
+        if counted is not None:
+            _require_cost(planned, counted)
         return model
 
     def _write(
@@ -163,13 +165,19 @@ class VariantMaker:
         weights: tuple[str, ...],
         extra: Mapping[str, Any],
     ) -> Variant:
-        made = self._write_graph(product, f"{FOLDER}/{planned.name}.onnx")
-        opened = None if probe is None else self._write_graph(probe, f"{FOLDER}/{planned.name}.probe.onnx")
+        made = self._write_graph(product, planned, "onnx")
+        opened = None if probe is None else self._write_graph(probe, planned, "probe.onnx")
         return self._describe(planned, made, opened, weights, extra)
 
-    def _write_graph(self, model: onnx.ModelProto, relative: str) -> File:
+    def _write_graph(self, model: onnx.ModelProto, planned: Planned, suffix: str) -> File:
+        """Write a graph under the variant's name; precisions and batches may share `model`."""
+        own = onnx.ModelProto()
+        own.CopyFrom(model)
+        own.graph.name = planned.name
+        onnx.helper.set_model_props(own, self._metadata(planned))
+        relative = f"{FOLDER}/{planned.name}.{suffix}"
         path = self.writer.path(relative)
-        write_atomic(path, model.SerializeToString())
+        write_atomic(path, own.SerializeToString())
         return File(relative, sha256_file(path))
 
     def _describe(
@@ -200,7 +208,7 @@ class VariantMaker:
             reference=planned.reference,
             rounding=self.noise[planned.reference],
             weights=weights,
-            extra=extra,
+            extra={**extra, **provenance(self.checkpoint.history, plan)},
         )
 
     def _metadata(self, planned: Planned) -> dict[str, str]:
@@ -220,3 +228,12 @@ class VariantMaker:
             "tofe.gmacs_executed": f"{planned.gmacs_executed:.4f}",
             "tofe.output": self.template.output,
         }
+
+
+def _require_cost(planned: Planned, counted: float) -> None:
+    claimed = planned.gmacs_executed
+    if abs(counted - claimed) > MACS_TOLERANCE * claimed:
+        raise BuildFailed(
+            f"{planned.name} runs {counted:.4f} GMACs, and the cost model says {claimed:.4f}: they "
+            f"must agree within {MACS_TOLERANCE:.0%}"
+        )

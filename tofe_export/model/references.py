@@ -55,9 +55,22 @@ def dense_answers(model: ToFe, images: Floats, output: str, step: Step) -> Answe
     return Answers(torch.cat(parts).numpy(), None, None)
 
 
-def static_answers(model: ToFe, images: Floats, keep: Sequence[int], output: str, step: Step) -> Answers:
-    """Answer with K_1 .. K_S tokens per stage."""
-    return _answers(model, images, StaticFreezer(keep), BATCH, output, step)
+def starts(model: ToFe, images: Floats) -> list[torch.Tensor]:
+    """What all budgets share: the tokens of each batch before the first selection."""
+    with torch.inference_mode():
+        return [model.begin(chunk) for chunk in _chunks(images, BATCH)]
+
+
+def static_answers(
+    model: ToFe,
+    images: Floats,
+    keep: Sequence[int],
+    output: str,
+    step: Step,
+    begun: Sequence[torch.Tensor] | None = None,
+) -> Answers:
+    """Answer with K_1 .. K_S tokens per stage; `begun` is what `starts` gave for these images."""
+    return _answers(model, images, StaticFreezer(keep), BATCH, output, step, begun)
 
 
 def adaptive_answers(
@@ -98,12 +111,22 @@ def thresholds_on(model: ToFe, images: Floats, keep: Sequence[int], step: Step) 
     return tuple(found)
 
 
-def _answers(model: ToFe, images: Floats, freezer: Freezer, batch: int, output: str, step: Step) -> Answers:
+def _answers(
+    model: ToFe,
+    images: Floats,
+    freezer: Freezer,
+    batch: int,
+    output: str,
+    step: Step,
+    begun: Sequence[torch.Tensor] | None = None,
+) -> Answers:
     outputs, scores, kept = [], [], []
-    for chunk in _chunks(images, batch):
+    chunks = _chunks(images, batch)
+    known: Sequence[torch.Tensor | None] = [None] * len(chunks) if begun is None else begun
+    for chunk, start in zip(chunks, known, strict=True):
         records: list[StageRecord] = []
         with torch.inference_mode():
-            outputs.append(model(chunk, freezer, output, records))
+            outputs.append(model(chunk, freezer, output, records, start))
         spatial = [record.spatial(model.backbone.tokens) for record in records]
         scores.append(torch.stack([s for s, _ in spatial], dim=1))
         kept.append(torch.stack([k for _, k in spatial], dim=1))

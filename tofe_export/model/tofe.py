@@ -124,14 +124,15 @@ class ToFe(nn.Module):
         freezer: Freezer,
         output: str = "head",
         record: list[StageRecord] | None = None,
+        begun: Tensor | None = None,
     ) -> Tensor:
         """Run the model on images (B, 3, H, W), with `freezer` deciding which tokens each stage processes.
 
         Returns the head's output (B, C or D), or, with `output="tokens"`, all final-normed patch tokens in
         spatial order (B, N, D), those frozen in the last stage as they last were. If `record` is a list,
-        every stage appends what it decided.
+        every stage appends what it decided. `begun` is what `begin` gave for these images, if it is known.
         """
-        x = self._run(self.backbone.embed(images), 0, self.structure.locations[0])
+        x = self.begin(images) if begun is None else begun
         prefix, splits = self.backbone.prefix, []
         ids = torch.arange(self.backbone.tokens).expand(len(images), -1) if record is not None else None
         ends = (*self.structure.locations[1:], len(self.backbone.blocks))
@@ -150,6 +151,10 @@ class ToFe(nn.Module):
         if output == "tokens":
             return self._all_tokens(x, freezer, splits)
         return self.backbone.head(self.backbone.final_norm(x))
+
+    def begin(self, images: Tensor) -> Tensor:
+        """Tokens before the first selection (B, P + N, D): the same for every budget."""
+        return self._run(self.backbone.embed(images), 0, self.structure.locations[0])
 
     def _run(self, x: Tensor, start: int, end: int) -> Tensor:
         for block in self.backbone.blocks[start:end]:

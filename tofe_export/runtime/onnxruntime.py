@@ -20,7 +20,7 @@ from tofe_export.errors import BundleError, InputError, MissingBackend, MissingE
 from tofe_export.runtime.session import Array, Session, TensorInfo
 
 if TYPE_CHECKING:
-    from onnxruntime import InferenceSession
+    from onnxruntime import InferenceSession, SessionOptions
 
 PROVIDERS = {
     "cpu": "CPUExecutionProvider",
@@ -37,6 +37,8 @@ _DTYPES = {
     "tensor(int8)": "int8",
     "tensor(bool)": "bool",
 }
+OPTIMIZED = "optimized.onnx"
+"""What ONNX Runtime made of a graph, in the folder of `Tuning.profile`."""
 _SILENT = 4  # ONNX Runtime's severities: 0 verbose .. 3 error, 4 fatal; 2 is its default
 _ERRORS = 3
 _DEFAULT_SEVERITY = 2
@@ -48,6 +50,7 @@ class Tuning:
 
     threads: int | None = None  # for one operator; None: one per physical core
     spinning: bool = True  # idle threads burn their core for a while, and slow down any other session
+    profile: Path | None = None  # a folder: time every kernel, and write the optimised graph there
 
 
 class OnnxRuntimeSession(Session):
@@ -77,6 +80,12 @@ class OnnxRuntimeSession(Session):
             raise InputError(f"ONNX Runtime could not run the graph on these inputs: {error}") from error
         return dict(zip(self.outputs, map(np.asarray, results), strict=True))
 
+    def end_profiling(self) -> Path:
+        """Stop timing kernels and write what was found; needs `Tuning.profile`. Returns the JSON file."""
+        if self._session is None:
+            raise ValueError("the session is closed")
+        return Path(self._session.end_profiling())
+
     def close(self) -> None:
         """Give the graph and its memory back."""
         self._session = None
@@ -95,6 +104,8 @@ def _create(path: Path, provider: str, tuning: Tuning) -> InferenceSession:
     options.intra_op_num_threads = tuning.threads or 0  # 0: ONNX Runtime decides
     if not tuning.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if tuning.profile is not None:
+        _profile_into(tuning.profile, options)
     wanted = list(dict.fromkeys([name, *(["CUDAExecutionProvider"] if provider == "tensorrt" else [])]))
     fallback = ["CPUExecutionProvider"] if provider != "cpu" else []  # for single nodes, shape arithmetic
     onnxruntime.set_default_logger_severity(_SILENT)  # the failed load of a provider is ours to report
@@ -110,6 +121,16 @@ def _create(path: Path, provider: str, tuning: Tuning) -> InferenceSession:
         ) from error
     finally:
         onnxruntime.set_default_logger_severity(_DEFAULT_SEVERITY)
+
+
+def _profile_into(folder: Path, options: SessionOptions) -> None:
+    """The optimised graph without its weights: a file may have no more than 2 GiB."""
+    options.enable_profiling = True
+    options.profile_file_prefix = str(folder / "profile")
+    options.optimized_model_filepath = str(folder / OPTIMIZED)
+    config = "session.optimized_model_external_initializers"
+    options.add_session_config_entry(f"{config}_file_name", "optimized.bin")
+    options.add_session_config_entry(f"{config}_min_size_in_bytes", "1024")
 
 
 def _loads_on_cpu(path: Path) -> bool:

@@ -7,6 +7,7 @@ and a line in its log, so every answer is checked and the lines come with the er
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,11 +18,12 @@ from tofe_export.manifest import Variant
 from tofe_export.runtime.buffers import Buffer
 from tofe_export.runtime.cuda import Cuda
 from tofe_export.runtime.session import Array, Session, TensorInfo
-from tofe_export.trt.api import Context, DataType, Engine, Runtime, Trt
+from tofe_export.trt.api import Context, DataType, Engine, Inspector, Profiler, Runtime, Trt
 from tofe_export.trt.engines import AGAIN, EngineFile, find_engine
 from tofe_export.trt.explain import with_lines
 from tofe_export.trt.log import logger_of
 from tofe_export.trt.platform import Platform
+from tofe_export.trt.profiler import profiler_of
 
 BATCH = "batch"  # the name of an engine's one dynamic size
 _SILENT = "TensorRT gave no reason"
@@ -74,6 +76,8 @@ class TensorRtSession(Session):
         self._context: Context = None
         self._loaded: Engine = None
         self._runtime: Runtime = None
+        self._trt: Trt = trt
+        self._profiler: Profiler = None
         try:
             self._load(trt, plan)
         except BaseException:
@@ -94,12 +98,23 @@ class TensorRtSession(Session):
         else:
             self._enqueue()
 
+    def report_layers(self, report: Callable[[str, float], None]) -> None:
+        """From now on, tell `report` the name and milliseconds of every layer after each run."""
+        self._profiler = profiler_of(self._trt, report)  # TensorRT does not keep it alive
+        self._context.profiler = self._profiler
+
+    def layer_information(self) -> str:
+        """What the engine says of its layers, as JSON."""
+        inspector: Inspector = self._loaded.create_engine_inspector()
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
     def close(self) -> None:
         """Give device memory, stream and engine back."""
         if self._stream is not None:
             self._forget_graph()
             self.cuda.destroy_stream(self._stream)
             self._stream = None
+        self._profiler = None
         self._context = None  # before the engine, which is before the runtime
         self._loaded = None
         self._runtime = None

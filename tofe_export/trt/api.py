@@ -27,6 +27,7 @@ Engine: TypeAlias = Any
 Context: TypeAlias = Any
 Inspector: TypeAlias = Any
 Logger: TypeAlias = Any
+Profiler: TypeAlias = Any
 DataType: TypeAlias = Any  # a member of trt.DataType
 
 CLASSES = {
@@ -45,5 +46,6 @@ CLASSES = {
     "Context": "IExecutionContext",
     "Inspector": "EngineInspector",
     "Logger": "ILogger",
+    "Profiler": "IProfiler",
     "DataType": "DataType",
 }

@@ -136,7 +136,7 @@ FAULTS: Sequence[Fault] = (
         (10, 4, 0),
         "a vision transformer (DINOv3) was computed wrongly in half precision",
         "NVIDIA/TensorRT issue 4723",
-        precisions=("fp16", "bf16"),
+        precisions=("fp16", "bf16", "int8fp16"),
     ),
     Fault(
         (10, 4, 0),
@@ -149,7 +149,7 @@ FAULTS: Sequence[Fault] = (
         (10, 16, 2),
         "fused attention is silently wrong in half precision on compute capability 12.0",
         "NVIDIA/TensorRT issue 4837",
-        precisions=("fp16", "bf16"),
+        precisions=("fp16", "bf16", "int8fp16"),
         capability="12.0",
     ),
     Fault(

@@ -101,9 +101,14 @@ def layer_precision(layer: Mapping[str, Any]) -> str | None:
     return next((name for name in ("int8", "fp8", "fp16", "bf16", "fp32") if name in found), None)
 
 
+def type_of(precision: str) -> str:
+    """The type that an engine of that precision must compute in: both INT8 forms mean integers."""
+    return "int8" if precision.startswith("int8") else precision
+
+
 def judge(job: Job, layers: Layers, network: Mapping[str, int], plan_bytes: int, weights: int) -> Verdict:
     """Whether the job's precision happened; `network` counts the types of the parsed network's layers."""
-    asked = job.variant.precision
+    asked = type_of(job.variant.precision)
     if job.typing == "strong":
         happened = set(network) <= {"fp32"} if asked == "fp32" else network.get(asked, 0) > 0
         return "honoured" if happened else "not honoured"
@@ -121,7 +126,7 @@ def require(job: Job, verdict: Verdict, layers: Layers, network: Mapping[str, in
     """Raise PrecisionError unless the precision was honoured."""
     if verdict == "honoured":
         return
-    asked = job.variant.precision
+    asked = type_of(job.variant.precision)
     counted = ", ".join(f"{count} {name}" for name, count in sorted(layers.counts.items()))
     typed = ", ".join(f"{count} {name}" for name, count in sorted(network.items()))
     raise PrecisionError(

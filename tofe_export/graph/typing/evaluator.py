@@ -11,7 +11,6 @@ On a float32 graph nothing is rounded, and it measures how large every tensor ge
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +22,7 @@ import onnx
 from onnx import TensorProto
 
 from tofe_export.graph.typing.half import HALVES, Half
-from tofe_export.graph.typing.kernels import Kernels
+from tofe_export.graph.typing.kernels import Kernel, Kernels
 from tofe_export.graph.typing.weights import is_external, load
 
 Array = npt.NDArray[Any]
@@ -44,15 +43,35 @@ class Overflow:
         return f"{self.node} ({self.operator}) gives {self.magnitude:.1e}"
 
 
-class Evaluator:
-    """A graph ready to be computed; `folder` holds its weights files."""
+@dataclass(frozen=True)
+class _Step:
+    """One node: how it is computed, and which values nobody reads after it."""
 
-    def __init__(self, model: onnx.ModelProto, folder: Path, kernels: Kernels | None = None) -> None:
+    node: onnx.NodeProto
+    kernel: Kernel
+    inputs: tuple[str, ...]
+    outputs: tuple[tuple[str, Half | None], ...]
+    """Names, and what each is rounded to."""
+    done_with: tuple[str, ...]
+
+
+class Evaluator:
+    """A graph ready to be computed; `folder` holds its weights files.
+
+    `decoded` keeps half weights as float32, by their place in a file, for the next graph that reads them.
+    """
+
+    def __init__(
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        kernels: Kernels | None = None,
+        decoded: dict[str, Array] | None = None,
+    ) -> None:
         self.graph = model.graph
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
-        self._kernels = kernels or Kernels(opset)
-        self._types = _types(model)
-        self._constants = {t.name: self._constant(t, folder) for t in model.graph.initializer}
+        self._constants = {t.name: _constant(t, folder, decoded) for t in model.graph.initializer}
+        self._steps = _steps(model, kernels or Kernels(opset))
         self.overflow: Overflow | None = None
         """The first one of all runs so far."""
         self.largest: dict[str, float] = {}
@@ -61,34 +80,51 @@ class Evaluator:
     def run(self, feeds: Mapping[str, Array], *, measure: bool = False) -> dict[str, Array]:
         """Outputs for one set of inputs; with `measure` the size of every tensor is noted in `largest`."""
         values: dict[str, Array] = {**self._constants, **feeds}
-        left = Counter(name for node in self.graph.node for name in node.input)
-        left.update(output.name for output in self.graph.output)
-        for node in self.graph.node:
-            inputs = [values[name] for name in node.input if name]
-            made = self._kernels.run(node, inputs, self._types)
-            for name, value in zip([o for o in node.output if o], made, strict=True):
-                values[name] = self._round(node, name, value, inputs)
+        for step in self._steps:
+            inputs = [values[name] for name in step.inputs]
+            for (name, half), value in zip(step.outputs, step.kernel(inputs), strict=True):
+                values[name] = rounded = value if half is None else half.round(value)
+                if self.overflow is None and not _finite(rounded) and all(map(_finite, inputs)):
+                    self.overflow = Overflow(step.node.name, step.node.op_type, name, _size(value))
                 if measure and value.dtype == np.float32:
                     self.largest[name] = max(self.largest.get(name, 0.0), _size(value))
-            for name in set(node.input):
-                left[name] -= list(node.input).count(name)
-                if not left[name] and name not in self._constants:
-                    values.pop(name, None)
+            for name in step.done_with:
+                del values[name]
         return {output.name: values[output.name] for output in self.graph.output}
 
-    def _round(self, node: onnx.NodeProto, name: str, value: Array, inputs: list[Array]) -> Array:
-        half = ROUNDED.get(self._types[name])
-        rounded = value if half is None else half.round(value)
-        if self.overflow is None and not _finite(rounded) and all(map(_finite, inputs)):
-            self.overflow = Overflow(node.name, node.op_type, name, _size(value))
-        return rounded
 
-    def _constant(self, tensor: TensorProto, folder: Path) -> Array:
-        half = ROUNDED.get(tensor.data_type)
-        if half is None:
-            return load(tensor, folder)
-        bits = load(_as_bits(tensor), folder) if is_external(tensor) else _raw_bits(tensor)
-        return half.decode(np.asarray(bits))
+def _steps(model: onnx.ModelProto, kernels: Kernels) -> list[_Step]:
+    """The nodes in order; a value is given up behind its last reader, constants and outputs never."""
+    graph, types = model.graph, _types(model)
+    kept = {tensor.name for tensor in graph.initializer} | {output.name for output in graph.output}
+    last = {name: place for place, node in enumerate(graph.node) for name in (*node.output, *node.input)}
+    done: dict[int, list[str]] = {}
+    for name, place in last.items():
+        if name and name not in kept:
+            done.setdefault(place, []).append(name)
+    return [
+        _Step(
+            node,
+            kernels.prepare(node, types),
+            tuple(name for name in node.input if name),
+            tuple((name, ROUNDED.get(types[name])) for name in node.output if name),
+            tuple(done.get(place, ())),
+        )
+        for place, node in enumerate(graph.node)
+    ]
+
+
+def _constant(tensor: TensorProto, folder: Path, decoded: dict[str, Array] | None) -> Array:
+    half = ROUNDED.get(tensor.data_type)
+    if half is None:
+        return load(tensor, folder)
+    if not is_external(tensor):
+        return half.decode(_raw_bits(tensor))
+    place = " ".join(f"{entry.key} {entry.value}" for entry in tensor.external_data)
+    known = {} if decoded is None else decoded
+    if place not in known:
+        known[place] = half.decode(load(_as_bits(tensor), folder))
+    return known[place].reshape(tuple(tensor.dims))
 
 
 def _types(model: onnx.ModelProto) -> dict[str, int]:

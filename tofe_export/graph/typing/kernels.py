@@ -7,6 +7,7 @@ are left open, so that all nodes of a kind share one session.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
@@ -37,6 +38,20 @@ def require_onnxruntime() -> None:
         raise MissingExtra("onnxruntime", "ort")
 
 
+@dataclass(frozen=True)
+class Kernel:
+    """One node ready to be computed; what does not change between runs is looked up once."""
+
+    session: InferenceSession
+    names: tuple[str, ...]
+    """Of the session's inputs."""
+
+    def __call__(self, inputs: Sequence[Array]) -> list[Array]:
+        """Outputs of the node on the arrays of its non-empty inputs."""
+        feeds = dict(zip(self.names, inputs, strict=True))
+        return [np.asarray(out) for out in self.session.run(None, feeds)]
+
+
 class Kernels:
     """Sessions of single nodes. Raises MissingExtra where ONNX Runtime is not installed."""
 
@@ -45,11 +60,10 @@ class Kernels:
         self._opset = opset
         self._sessions: dict[bytes, InferenceSession] = {}
 
-    def run(self, node: onnx.NodeProto, inputs: Sequence[Array], types: Mapping[str, int]) -> list[Array]:
-        """Outputs of a node on the arrays of its non-empty inputs; `types` are all tensors' element types."""
+    def prepare(self, node: onnx.NodeProto, types: Mapping[str, int]) -> Kernel:
+        """The kernel of a node; `types` are all tensors' element types."""
         session = self._session(node, types)
-        names = [value.name for value in session.get_inputs()]
-        return [np.asarray(out) for out in session.run(None, dict(zip(names, inputs, strict=True)))]
+        return Kernel(session, tuple(value.name for value in session.get_inputs()))
 
     def _session(self, node: onnx.NodeProto, types: Mapping[str, int]) -> InferenceSession:
         kind = _anonymous(node)

@@ -13,15 +13,24 @@ from tofe_export.runtime.session import Array, Session, TensorInfo
 
 
 class RoundingSession(Session):
-    """A graph under the evaluator; `folder` holds its weights, `measure` notes how large tensors get."""
+    """A graph under the evaluator; `folder` holds its weights, `measure` notes how large tensors get.
+
+    `decoded`: see `Evaluator`.
+    """
 
     provider = "rounding evaluator"
 
     def __init__(
-        self, model: onnx.ModelProto, folder: Path, kernels: Kernels, *, measure: bool = False
+        self,
+        model: onnx.ModelProto,
+        folder: Path,
+        kernels: Kernels,
+        *,
+        measure: bool = False,
+        decoded: dict[str, Array] | None = None,
     ) -> None:
         self._measure = measure
-        self.evaluator = Evaluator(model, folder, kernels)
+        self.evaluator = Evaluator(model, folder, kernels, decoded)
         self.inputs = {value.name: _info(value) for value in model.graph.input}
         self.outputs = {value.name: _info(value) for value in model.graph.output}
 

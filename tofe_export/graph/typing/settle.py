@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
@@ -28,6 +28,7 @@ from tofe_export.graph.typing.magnitudes import Magnitudes
 from tofe_export.graph.typing.session import RoundingSession
 from tofe_export.graph.typing.typed import type_graph
 from tofe_export.graph.typing.weights import HalfWeights, largest_constants
+from tofe_export.runtime.session import Array
 from tofe_export.verify.case import Case
 from tofe_export.verify.checks import all_checks
 from tofe_export.verify.limits import Limits, limits_for
@@ -42,6 +43,14 @@ ATTEMPTS = 8
 """How often more is held in float32 before an export gives up; an MLP that overflows takes four."""
 
 
+class Typed(NamedTuple):
+    """A typed graph: what it was made of, and its float32 nodes with their reasons."""
+
+    source: onnx.ModelProto
+    graph: onnx.ModelProto
+    float32: dict[str, str]
+
+
 @dataclass(frozen=True)
 class Settled:
     """What a typed graph is made by: for this one, and for its siblings of other batch sizes."""
@@ -50,6 +59,8 @@ class Settled:
     asked: tuple[str, ...]
     evaluated: dict[str, Any]
     """Figures of the evaluation, as the manifest holds them."""
+    typed: tuple[Typed, ...]
+    """The graphs that were evaluated: `apply` need not make them again."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +70,7 @@ class Evaluation:
     runs: Runs
     checks: tuple[Check, ...]
     overflow: Overflow | None
+    typed: tuple[Typed, ...]
 
     @property
     def failures(self) -> list[str]:
@@ -78,6 +90,8 @@ class Settler:
     asked: tuple[str, ...] = ()
     """Values of `--float32`."""
     say: Callable[[str], None] = lambda text: None
+    decoded: dict[str, Array] = field(default_factory=dict)
+    """Half weights as float32, which all graphs share."""
 
     def settle(self, case: Case, product: onnx.ModelProto, probe: onnx.ModelProto | None) -> Settled:
         """Find what must stay float32 in the bound float32 graphs of `case` (probe None: dense).
@@ -94,7 +108,7 @@ class Settler:
             self.say(f"rounding in {case.name}")
             seen = self.evaluate(few, limits, product, probe, magnitudes, asked)
             if not seen.failures:
-                return Settled(magnitudes, asked, _figures(seen, limits, added))
+                return Settled(magnitudes, asked, _figures(seen, limits, added), seen.typed)
             if seen.overflow:
                 magnitudes = self._with(magnitudes, seen.overflow)
                 added.append(str(seen.overflow))
@@ -129,37 +143,31 @@ class Settler:
         asked: Sequence[str] = (),
     ) -> Evaluation:
         """Type the graphs by `magnitudes`, compute them with every half tensor rounded, and judge."""
-        closed = self._session(product, magnitudes, asked)
-        opened = None if probe is None else self._session(probe, magnitudes, asked)
-        runs = run_all(case, limits, closed, opened)
-        overflow = closed.evaluator.overflow or (opened.evaluator.overflow if opened else None)
-        return Evaluation(runs, all_checks(runs), overflow)
+        typed = [self._type(model, magnitudes, asked) for model in (product, probe) if model is not None]
+        closed, *opened = [
+            RoundingSession(made.graph, self.folder, self.kernels, decoded=self.decoded) for made in typed
+        ]
+        runs = run_all(case, limits, closed, opened[0] if opened else None)
+        seen = [session.evaluator.overflow for session in (closed, *opened)]
+        overflow = next((found for found in seen if found is not None), None)
+        return Evaluation(runs, all_checks(runs), overflow, tuple(typed))
 
-    def apply(
-        self, settled: Settled, model: onnx.ModelProto, metadata: dict[str, str]
-    ) -> tuple[onnx.ModelProto, dict[str, str]]:
-        """The typed graph of `model`, and its float32 nodes with their reasons."""
-        return self._type(model, settled.magnitudes, settled.asked, metadata)
+    def apply(self, settled: Settled, model: onnx.ModelProto) -> Typed:
+        """The typed graph of `model`: one that was evaluated, or one made as those were."""
+        known = (typed for typed in settled.typed if typed.source is model)
+        return next(known, None) or self._type(model, settled.magnitudes, settled.asked)
 
-    def _type(
-        self, model: onnx.ModelProto, magnitudes: Magnitudes, asked: Sequence[str], metadata: dict[str, str]
-    ) -> tuple[onnx.ModelProto, dict[str, str]]:
+    def _type(self, model: onnx.ModelProto, magnitudes: Magnitudes, asked: Sequence[str]) -> Typed:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
         held = required(gs.import_onnx(copy), self.half, magnitudes, asked)
-        return type_graph(model, self.half, held, self.weights, metadata)
+        return Typed(model, *type_graph(model, self.half, held, self.weights, {}))
 
     def _with(self, magnitudes: Magnitudes, overflow: Overflow) -> Magnitudes:
         """Magnitudes, and what was seen to overflow; a casted tensor is named after the one it copies."""
         size = math.inf if math.isnan(overflow.magnitude) else overflow.magnitude
         tensor = overflow.tensor.removesuffix(f":{self.half.name}")
         return Magnitudes({**magnitudes.activations, tensor: size}, magnitudes.constants)
-
-    def _session(
-        self, model: onnx.ModelProto, magnitudes: Magnitudes, asked: Sequence[str]
-    ) -> RoundingSession:
-        typed, _ = self._type(model, magnitudes, asked, {})
-        return RoundingSession(typed, self.folder, self.kernels)
 
 
 def _first(case: Case, count: int) -> Case:

@@ -27,6 +27,14 @@ class ILogger:
         raise NotImplementedError
 
 
+class IProfiler:
+    def __init__(self) -> None:
+        pass
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
 class IProgressMonitor:
     def __init__(self) -> None:
         pass

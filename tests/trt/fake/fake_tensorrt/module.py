@@ -12,7 +12,7 @@ from fake_tensorrt.script import Script
 BEHAVIOURS: tuple[type, ...] = (
     *(build.Builder, build.IBuilderConfig, parse.INetworkDefinition, parse.ILayer, parse.ITensor),
     *(parse.OnnxParser, parse.ParserError, build.IOptimizationProfile, build.ITimingCache),
-    *(build.IHostMemory, build.ILogger, build.IProgressMonitor),
+    *(build.IHostMemory, build.ILogger, build.IProfiler, build.IProgressMonitor),
     *(run.Runtime, run.ICudaEngine, run.IExecutionContext, run.EngineInspector),
 )
 

@@ -1,0 +1,289 @@
+"""INT8 beside float32: accuracy of trained models, and speed in ONNX Runtime on a processor.
+
+    python benchmarks/int8.py accuracy [--work DIR]    # trains two small models on digits first
+    python benchmarks/int8.py speed --work DIR [--batch 1,8]
+
+Accuracy: a ViT and an LV-ViT, trained on scikit-learn's digits and then as ToFe for two budgets. Each is
+exported, calibrated on 512 training pictures, and judged on the 450 that were held out: float32, INT8 as this
+tool places it, and ONNX Runtime's `quantize_static` with its defaults on the same pictures. What is in DIR
+already is not made again.
+
+Speed: DeiT-S with drawn weights, dense and at 2.0 GMACs, float32 and INT8 in turn within one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import demo
+import machine
+import numpy as np
+from dense import draw, save_weights, train_dense
+from drawn import drawn_checkpoint
+from numpy.typing import NDArray
+
+from tofe_export.budget import dense_macs, gmacs
+from tofe_export.bundle import Bundle
+from tofe_export.calibration.defaults import METHODS
+from tofe_export.calibration.images import select
+from tofe_export.calibration.int8 import Pictures, Settings, add_int8
+from tofe_export.calibration.stream import ImageStream
+from tofe_export.graph.export import export
+from tofe_export.graph.request import Request
+from tofe_export.manifest import Variant
+from tofe_export.model.backbone import create_backbone
+from tofe_export.model.build import build_checkpoint
+from tofe_export.model.checkpoint import load_checkpoint
+from tofe_export.runtime.batching import run_all
+from tofe_export.runtime.onnxruntime import OnnxRuntimeSession, Tuning
+from tofe_export.training.data import open_data
+from tofe_export.training.recipe import Recipe
+
+Array = NDArray[Any]
+CALIBRATED = 512
+
+
+@dataclass(frozen=True)
+class Small:
+    """A model to train on digits."""
+
+    label: str
+    name: str
+    arguments: dict[str, Any]
+    side: int
+    recipe: Recipe
+    shares: tuple[float, float]
+    """Budgets as shares of the dense cost; LV-ViT's stem alone is most of it at this size."""
+    tofe: str = demo.TOFE
+
+
+MODELS = (
+    Small("ViT", demo.NAME, demo.ARGUMENTS, demo.SIDE, demo.DENSE, (0.5, 0.7)),
+    Small(
+        "LV-ViT",
+        "lvvit_s",
+        {"embed_dim": 96, "depth": 6, "num_heads": 3},
+        48,
+        replace(demo.DENSE, epochs=4),
+        (0.95, 0.97),
+        demo.TOFE.replace("--epochs 8", "--epochs 4"),
+    ),
+)
+
+
+def trained(model: Small, work: Path) -> Path:
+    """A ToFe checkpoint for two budgets; taken from `work` if it is there."""
+    made = work / f"{model.label}.pt"
+    if made.exists():
+        return made
+    pictures = work / "digits"
+    if not pictures.exists():
+        demo.write_digits(pictures)
+    backbone = create_backbone(model.name, {"img_size": model.side, "num_classes": 10, **model.arguments})
+    draw(backbone, seed=0)
+    preprocessing = replace(backbone.preprocessing(), crop=1.0)
+    data = open_data(str(pictures), preprocessing, model.recipe, noise_shape=(0, 0))
+    save_weights(train_dense(backbone, data.train, model.recipe, cpu=True), work / f"{model.label}.pth")
+    options = f"--model {model.name} --image-size {model.side} --crop 1.0 " + " ".join(
+        f"--model-arg {key}={value}" for key, value in model.arguments.items()
+    )
+    budgets = ",".join(f"{budget:.3g}" for budget in budgets_of(model))
+    line = (
+        f"tofe-export train {options} --backbone {model.label}.pth --data digits --budget {budgets} "
+        f"{model.tofe} --workers 0 --cpu --out {model.label}.pt"
+    )
+    if status := demo.run(line, work):
+        raise SystemExit(status)
+    return made
+
+
+def budgets_of(model: Small) -> list[float]:
+    """Shares of the dense cost, in GMACs with three digits."""
+    arguments = {**model.arguments, "num_classes": 10}
+    checkpoint = build_checkpoint(model.name, None, image_size=(model.side, model.side), arguments=arguments)
+    dense = gmacs(dense_macs(checkpoint.model.cost()))
+    return [float(f"{share * dense:.3g}") for share in model.shares]
+
+
+def accuracy(model: Small, work: Path, methods: list[str]) -> dict[str, Any]:
+    """Top-1 on held-out digits of every form of one model, and agreement with float32."""
+
+    checkpoint = load_checkpoint(trained(model, work))
+    request = Request(tuple(budgets_of(model)), batches=(1,), precisions=("fp32",))
+    with tempfile.TemporaryDirectory() as folder:
+        bundle = export(checkpoint, request, Path(folder) / "bundle")
+        stream = ImageStream(
+            select(work / "digits" / "train", CALIBRATED), checkpoint.preprocessing, 16
+        ).check()
+        pictures = Pictures(stream, stream.facts().to_json())
+        images, labels = held_out(work / "digits" / "val", bundle)
+        plain = [variant for variant in bundle.manifest.variants if variant.precision == "fp32"]
+        rows: dict[str, dict[str, Any]] = {variant.name: {} for variant in plain}
+        for variant in plain:
+            answers = classes(bundle.file(variant.file), images, bundle.manifest.model.output)
+            rows[variant.name]["fp32"] = {"top1": float((answers == labels).mean())}
+            rows[variant.name]["answers"] = answers
+            default = quantize_by_default(bundle, variant, stream)
+            found = classes(default, images, bundle.manifest.model.output)
+            rows[variant.name]["onnxruntime defaults"] = judged(found, answers, labels)
+        for method in methods:
+            for least in (0.0, 0.99):
+                settings = Settings(method, least)  # type: ignore[arg-type]  # argparse checked
+                made = add_int8(bundle, pictures, settings)
+                for variant in plain:
+                    name = variant.name.replace("-fp32-", "-int8-")
+                    found = classes(made.file(made.variant(name).file), images, made.manifest.model.output)
+                    account = made.variant(name).extra["int8"]
+                    key = f"int8 {method}" + ("" if least else ", nothing left out")
+                    rows[variant.name][key] = judged(found, rows[variant.name]["answers"], labels) | {
+                        "share_of_macs": round(account["share_of_macs"], 3),
+                        "left_out": len(account["left_out"]),
+                        "held_out_agreement": account["agreement"],
+                    }
+        for row in rows.values():
+            row.pop("answers")
+    return {"model": model.label, "timm": model.name, "pictures": len(labels), "variants": rows}
+
+
+def judged(found: Array, answers: Array, labels: Array) -> dict[str, float]:
+    """Top-1, and how often the class is float32's."""
+    return {"top1": float((found == labels).mean()), "agreement": float((found == answers).mean())}
+
+
+def held_out(folder: Path, bundle: Bundle) -> tuple[Array, Array]:
+    """All pictures of a folder as the graphs take them, and their classes."""
+    selection = select(folder, len(list(folder.rglob("*.png"))))
+    stream = ImageStream(selection, bundle.manifest.preprocessing, 64)
+    images = np.concatenate(list(stream))
+    return images, np.array([int(name.split("/")[0]) for name in selection.names])
+
+
+def classes(path: Path, images: Array, output: str) -> Array:
+    """Best class of every image, in ONNX Runtime."""
+    with OnnxRuntimeSession(path) as session:
+        best: Array = run_all(session, images)[output].argmax(axis=1)
+        return best
+
+
+def quantize_by_default(bundle: Bundle, variant: Variant, stream: ImageStream) -> Path:
+    """ONNX Runtime's static quantisation as it comes, on every second picture as ours."""
+    import logging
+
+    from onnxruntime.quantization import CalibrationDataReader, quantize_static
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]  # onnxruntime ships no types
+        def __init__(self) -> None:
+            self._left = self._singles()
+
+        def _singles(self) -> Iterator[dict[str, Array]]:
+            for batch in Pictures(stream, {}).ranging():
+                for image in batch:
+                    yield {"images": image[None]}
+
+        def get_next(self) -> dict[str, Array] | None:
+            return next(self._left, None)
+
+    logging.disable(logging.WARNING)
+    target = bundle.file(variant.file).with_suffix(".default.onnx")
+    quantize_static(str(bundle.file(variant.file)), str(target), Reader())
+    logging.disable(logging.NOTSET)
+    return target
+
+
+def prepare_speed(work: Path) -> Bundle:
+    """DeiT-S, dense and at 2.0 GMACs, float32 and INT8, batch 1 and 8; made once."""
+    target = work / "deit_s"
+    if not (target / "manifest.json").exists():
+        checkpoint = drawn_checkpoint("deit_small_patch16_224")
+        request = Request((2.0,), batches=(1, 8), precisions=("fp32",))
+        bundle = export(checkpoint, request, target)
+        images = bundle.reference().images
+        facts = {"count": len(images), "sha256": bundle.manifest.reference.images_sha256}
+        add_int8(bundle, Pictures([images], facts), Settings(min_agreement=0.0))
+    return Bundle.open(target)
+
+
+def speed(work: Path, batch: int, rounds: int) -> list[dict[str, Any]]:
+    """Medians of alternating runs in one process."""
+    bundle = prepare_speed(work)
+    variants = [v for v in bundle.manifest.variants if v.batch == batch]
+    tuning = Tuning(spinning=False)  # idle threads of one session would slow the others down
+    sessions = {v.name: OnnxRuntimeSession(bundle.file(v.file), "cpu", tuning) for v in variants}
+    images = np.random.default_rng(0).standard_normal((batch, 3, 224, 224)).astype(np.float32)
+    times: dict[str, list[float]] = {name: [] for name in sessions}
+    for turn in range(rounds + 2):
+        names = list(sessions) if turn % 2 else list(sessions)[::-1]
+        for name in names:
+            begin = time.perf_counter()
+            sessions[name].infer({"images": images})
+            times[name].append(1000 * (time.perf_counter() - begin))
+    medians = {name: float(np.median(found[2:])) for name, found in times.items()}
+    rows = []
+    for variant in variants:
+        if variant.precision == "int8":
+            plain = medians[variant.extra["twin"]]
+            quick = medians[variant.name]
+            rows.append(
+                {
+                    "variant": variant.name,
+                    "batch": batch,
+                    "fp32_ms": round(plain, 2),
+                    "int8_ms": round(quick, 2),
+                    "times_faster": round(plain / quick, 2),
+                    "share_of_macs": round(variant.extra["int8"]["share_of_macs"], 3),
+                    "rounds": rounds,
+                }
+            )
+    return rows
+
+
+def record(part: str, name: str, rows: list[dict[str, Any]]) -> None:
+    """Write rows into one part of the results, instead of those of the same `name`; the rest stays."""
+    path = machine.RESULTS / "int8.json"
+    figures = json.loads(path.read_text()) if path.exists() else {}
+    figures.pop("machine", None)
+    names = {row[name] for row in rows}
+    figures[part] = [*(row for row in figures.get(part, []) if row[name] not in names), *rows]
+    machine.write("int8", figures)
+
+
+def main() -> int:
+    """Measure one part; figures of the other part stay in the file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("part", choices=("accuracy", "speed"))
+    parser.add_argument("--work", type=Path)
+    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--models", default="ViT,LV-ViT")
+    parser.add_argument("--batch", default="1,8")
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--prepare", action="store_true", help="only make what `speed` measures")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        work = arguments.work or Path(folder)
+        work.mkdir(parents=True, exist_ok=True)
+        if arguments.prepare:
+            prepare_speed(work)
+            return 0
+        if arguments.part == "accuracy":
+            found = []
+            for model in [model for model in MODELS if model.label in arguments.models.split(",")]:
+                found.append(accuracy(model, work, arguments.methods.split(",")))
+                record("accuracy", "model", found[-1:])
+        else:
+            batches = [int(batch) for batch in arguments.batch.split(",")]
+            found = [row for batch in batches for row in speed(work, batch, arguments.rounds)]
+            record("speed", "variant", found)
+        print(json.dumps(found, indent=1))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
