@@ -141,6 +141,7 @@ def command(
     profiles = bench_layers.measure(opened, profiled, how)
     machine["after"] = now(machine["identity"]["gpu"])
     changed = changes(saved, comparisons) if saved else None
+    console.say(f"{bench_report.where(machine)}\n")
     if comparisons:
         console.say(bench_report.text(comparisons, how))
     if rivalled:

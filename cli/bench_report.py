@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tofe_export.budget import printed
@@ -18,12 +18,24 @@ if TYPE_CHECKING:
     from tofe_export.manifest import Variant
 
 
+_RUNTIMES = ("tensorrt", "onnxruntime", "onnxruntime-gpu")
+
+
 def text(comparisons: Sequence[Comparison], how: How) -> str:
     """All tables of one run."""
     parts = [latency_table(comparisons), ratio_table(comparisons)]
     if any(comparison.alone for comparison in comparisons):
         parts.append(alone_table(comparisons))
     return "\n\n".join([*parts, remark(comparisons[0].clock, how)])
+
+
+def where(machine: Mapping[str, Any]) -> str:
+    """The machine in one line, such as "on AMD EPYC, 2 cores; onnxruntime 1.23.2"."""
+    identity, versions = machine["identity"], machine["versions"]
+    runtimes = [f"{name} {versions[name]}" for name in _RUNTIMES if versions.get(name)]
+    places = [identity.get("board"), identity.get("gpu"), identity.get("processor")]
+    found = next((place for place in places if place), "an unnamed processor")
+    return f"on {found}, {identity['cores']} cores; {', '.join(runtimes)}"
 
 
 def latency_table(comparisons: Sequence[Comparison]) -> str:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from tofe_export.runtime.choice import Choice
 
 _WITHOUT = {"against": "--against", "alone": "--alone", "compare": "--compare", "plot": "--plot"}
-_WITHOUT |= {"strict": "--strict", "run_batch": "--run-batch", "rivals": "--rivals"}
+_WITHOUT |= {"strict": "--strict", "run_batch": "--run-batch", "rivals": "--rivals", "layers": "--layers"}
 
 
 @dataclass(frozen=True)

@@ -14,14 +14,12 @@ from tofe_export.graph.passes.bind_budget import BindBudgetPass
 from tofe_export.graph.passes.bind_sizes import BindSizesPass
 from tofe_export.graph.passes.clean_up import CleanUpPass
 from tofe_export.graph.passes.downgrade_opset import DowngradeOpsetPass
-from tofe_export.graph.passes.flat_rows import FlatRowsPass
 from tofe_export.graph.passes.gelu_form import GeluFormPass
 from tofe_export.graph.passes.int32_slices import Int32SlicesPass
 from tofe_export.graph.passes.lower_adaptive import LowerAdaptivePass
 from tofe_export.graph.passes.lower_concat import LowerConcatPass
 from tofe_export.graph.passes.lower_dense import LowerDensePass
 from tofe_export.graph.passes.lower_scatter import LowerScatterPass
-from tofe_export.graph.passes.merge_reshapes import MergeReshapesPass
 from tofe_export.graph.passes.probe import ProbePass
 from tofe_export.graph.passes.split_heads import SplitHeadsPass
 from tofe_export.graph.passes.static_shapes import StaticShapesPass
@@ -55,11 +53,6 @@ class Binding:
     """The scalar b of `model.tofe.condition_of`, for a conditioned model."""
     probe: bool = False
 
-    @property
-    def static(self) -> bool:
-        """Whether every size is known."""
-        return self.batch is not None and self.lowering != "adaptive"
-
 
 def passes_for(template: Template, binding: Binding) -> list[Pass]:
     """The passes that bind and lower, in order."""
@@ -72,7 +65,6 @@ def passes_for(template: Template, binding: Binding) -> list[Pass]:
         StaticShapesPass(),
         GeluFormPass(),
         *([SplitHeadsPass()] if binding.batch == 1 else []),
-        *([FlatRowsPass(), MergeReshapesPass()] if binding.static else []),
         Int32SlicesPass(),
         CleanUpPass(),
     ]
