@@ -2,8 +2,8 @@
 
 Linear layers, normalisations, activations and residual sums do not care which token a row is. As matrices,
 products and their biases become one operator in ONNX Runtime without a Reshape before and after each, which
-at batch 1 was one node in four. Only attention, gathers and joins see tokens. It was in the exported graphs for
-a while, until it was measured: no gain (`rejected.py`).
+at batch 1 was one node in four. Only attention, gathers and joins see tokens. It was in the exported graphs
+for a while, until it was measured: no gain (`rejected.py`).
 """
 
 from __future__ import annotations
