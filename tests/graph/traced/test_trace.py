@@ -51,7 +51,12 @@ slow = pytest.mark.slow  # the first use of a recipe traces it
 def test_nodes_carry_their_modules_path(traced: Traced) -> None:
     names = [node.name for node in traced("deit").template.model.graph.node]
     assert len(set(names)) == len(names)
-    for expected in ("blocks.3.attn.qkv/MatMul", "selectors.2.fc1/MatMul", "approximators.1.fc2/MatMul"):
+    for expected in (
+        "blocks.2.attn.qkv/MatMul",
+        "blocks.3.attn.kv/MatMul",
+        "selectors.2.fc1/MatMul",
+        "approximators.1.fc2/MatMul",
+    ):
         assert expected in names
     assert "blocks.0.norm1/LayerNormalization" in names
     assert sum(name.startswith("blocks.2.attn") for name in names) > 5
