@@ -81,19 +81,22 @@ def command(out: Path, recipe: Recipe, json_target: str | None, cpu: bool, **res
     with one_voice():
         require_train()
         check_out(out, rest["resume"])
-        from tofe_export.training.session import create_accelerator
+        from tofe_export.training.session import create_accelerator, leave
 
         accelerator = create_accelerator(recipe, cpu=cpu)
         with stopping() as asked:
             trained = train(out, recipe, accelerator, asked, **rest)
     is_main = accelerator.is_main_process
     if trained is None:
+        leave(accelerator)
         if is_main:
             console.warn(f"interrupted; the same command with --resume goes on from {state_of(out)}")
         click.get_current_context().exit(INTERRUPTED)
-    elif is_main:
+    if is_main:
         trained.checkpoint.save(out)
         state_of(out).unlink(missing_ok=True)
+    leave(accelerator)
+    if is_main:
         console.say(summary(trained, out))
         console.emit(trained.checkpoint.history, json_target)
 

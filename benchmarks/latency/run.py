@@ -1,7 +1,8 @@
 """Latency of our graphs and of every opponent, in paired rounds: one command, one results file.
 
     python benchmarks/latency/run.py [--models deit_s-2.0,...] [--batches 1,8,32] [--threads 2,1]
-        [--only scatter,concat,...] [--seconds 40] [--work DIR] [--out FILE] [--provider cpu|cuda|tensorrt]
+        [--only scatter,concat,...] [--seconds 60] [--openings 3] [--work DIR] [--out FILE]
+        [--provider cpu|cuda|tensorrt]
     python benchmarks/latency/run.py --make         only make the graphs
     python benchmarks/latency/run.py --made         only measure, whatever changed since they were made
     python benchmarks/latency/run.py --bare         only check the harness against a bare loop
@@ -53,8 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     records = Records(given.out)
     for case in [] if given.bare else cases:
         for threads in given.threads:
-            how = How(given.provider, threads, given.seconds)
             for batch in case.batches_of(given.batches, threads):
+                openings = given.openings if batch == 1 else 1  # where memory lies shows at batch 1 alone
+                how = How(given.provider, threads, given.seconds, openings)
                 measure_case(case, batch, how, given, records)
     if given.bare or given.only is None:
         for case in cases:
@@ -89,6 +91,7 @@ def measure_case(case: Case, batch: int, how: How, given: argparse.Namespace, re
         "provider": how.provider,
         "names": list(sides),
         "made_from": {name: side.made_from for name, side in sides.items()},
+        "openings": how.openings,
     }
     if not given.again and records.find(group):
         print(f"{case.name} b{batch} {how.threads} threads: is there", flush=True)
@@ -145,7 +148,8 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batches", type=numbers, default=[1, 8, 32])
     parser.add_argument("--threads", type=numbers, default=[2, 1])
     parser.add_argument("--only", type=names, help="sides beside plain and dense")
-    parser.add_argument("--seconds", type=float, default=40.0, help="about, per group")
+    parser.add_argument("--seconds", type=float, default=60.0, help="about, per group")
+    parser.add_argument("--openings", type=int, default=3, help="of all sessions, at batch 1")
     parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tofe_latency")
     parser.add_argument("--out", type=Path, default=machine.RESULTS / "latency.json")
     parser.add_argument("--provider", choices=("cpu", "cuda", "tensorrt"), default="cpu")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from latency import bare, report, run
+from latency import bare, report, run, turns
 from latency.cases import AGAIN, DENSE, FEW, ORACLE, PLAIN, SIDES, TINY, Case
 from latency.records import Records
 from latency.sides import Side, SideList
@@ -18,6 +18,7 @@ from latency.turns import How, describe, measure_turns
 from onnx import TensorProto, helper
 
 from tofe_export.bench.rounds import Series
+from tofe_export.runtime.onnxruntime import OnnxRuntimeSession
 
 NAMES = (PLAIN, DENSE, "scatter", "concat", ORACLE, "evit")
 CASE = Case("deit_s-2.0", "model", 1.0, 4, sides=NAMES, batches=(1, 2), few_from=2, one_thread=(1,))
@@ -82,6 +83,22 @@ def test_all_sides_take_turns(work: Path) -> None:
     assert facts["sides"]["evit"]["as_fast_as"].keys() == {PLAIN, DENSE, ORACLE, "scatter", "concat"}
     assert facts["noise"]["rounds"] == 10
     assert len(facts["sides"][AGAIN]["times_ms"]) == 10
+
+
+def test_rounds_are_shared_out_among_openings(work: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[str] = []
+
+    def opening(path: Path, *more: Any) -> OnnxRuntimeSession:
+        opened.append(path.name)
+        return OnnxRuntimeSession(path, *more)
+
+    monkeypatch.setattr(turns, "OnnxRuntimeSession", opening)
+    files = {name: work / CASE.name / f"{name}-b1.onnx" for name in (PLAIN, DENSE, "evit", "scatter")}
+    found = measure_turns(files, How(threads=1, seconds=0, openings=2))
+    assert list(found) == [PLAIN, DENSE, "evit", "scatter", AGAIN]
+    assert {len(series.seconds) for series in found.values()} == {12}  # 6 each: fewer give no interval
+    assert sorted(opened[:5]) == sorted(opened[5:])
+    assert opened[:5] != opened[5:]
 
 
 def test_a_graph_of_any_batch_is_refused(tmp_path: Path, write_graph: WriteGraph) -> None:

@@ -21,7 +21,14 @@ from tofe_export.training.loop import fit
 from tofe_export.training.objective import Objective, Terms
 from tofe_export.training.recipe import Recipe
 from tofe_export.training.samples import ArraySamples, Sample
-from tofe_export.training.session import any_process, create_accelerator, from_main, mean_over, together
+from tofe_export.training.session import (
+    any_process,
+    create_accelerator,
+    from_main,
+    leave,
+    mean_over,
+    together,
+)
 from tofe_export.training.state import read_state
 from tofe_export.training.unreadable import Unreadable
 
@@ -104,6 +111,7 @@ def main(folder: Path) -> None:
     found["unreadable"] = train(Linear(), unreadable=Unreadable(16, str, max_corrupt=0))
     found["unwritable"] = train(Linear(), state_path=folder / "none" / "state")
     (folder / f"found-{RANK}.json").write_text(json.dumps(found))
+    leave(ACCELERATOR)
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from tofe_export.training.loop import StepReport, fit
 from tofe_export.training.mixing import Mixing
 from tofe_export.training.recipe import Recipe
 from tofe_export.training.samples import ArraySamples
-from tofe_export.training.session import create_accelerator, mean_over
+from tofe_export.training.session import create_accelerator, leave, mean_over
 from tofe_export.training.tofe_objective import ToFeObjective
 
 CLASSES = 5
@@ -75,6 +75,7 @@ def main(arguments: dict[str, Any]) -> None:
     )
     if accelerator.is_main_process:
         torch.save(fitted.weights, arguments["out"])
+    leave(accelerator)
 
 
 if __name__ == "__main__":

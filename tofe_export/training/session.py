@@ -59,6 +59,16 @@ def create_accelerator(recipe: Recipe, *, cpu: bool = False) -> Accelerator:
         raise UsageError(f"precision {recipe.precision}: {error}; use --precision fp32") from error
 
 
+def leave(accelerator: Accelerator) -> None:
+    """Wait for the other processes, then end the connection; for the end of a process's work.
+
+    A process that ends while connected may abort, and the launcher then stops those that are still writing.
+    """
+    if accelerator.num_processes > 1:
+        accelerator.wait_for_everyone()
+        accelerator.end_training()
+
+
 def mean_over(accelerator: Accelerator) -> Callable[[Tensor], Tensor]:
     """The mean of a tensor over all processes, without gradient; the tensor itself where there is one."""
     if accelerator.num_processes == 1:
