@@ -9,10 +9,12 @@ the function is a mistake, not a row.
 
 from __future__ import annotations
 
+import argparse
 import gc
 import hashlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -217,6 +219,79 @@ def is_there(records: Records, group: Mapping[str, Any]) -> bool:
     """Whether a group was measured; what was too noisy to claim anything is measured again."""
     found = records.find(group)
     return found is not None and not found["noise"]["too_noisy"]
+
+
+def measure_group(
+    workshop: Workshop,
+    recipes: Iterable[Recipe],
+    lowering: str,
+    batch: int,
+    given: argparse.Namespace,
+    records: Records,
+    *,
+    answers_of: str,
+    twice: str,
+) -> tuple[Facts, Turns] | None:
+    """Make the graphs of some recipes and measure them in turn; `given` are the options of `parser`.
+
+    All must answer like `answers_of`; `twice` is the A/A pair. Returns the record, still without what the
+    script makes of it, and the times; None where nothing was to be measured.
+    """
+    sides = {
+        recipe.name: workshop.sides.get(f"{lowering} {recipe.name}", batch)
+        if given.made
+        else workshop.make(recipe, lowering, batch)
+        for recipe in recipes
+    }
+    group: Facts = {
+        "case": f"{workshop.case.name} {lowering}",
+        "batch": batch,
+        "threads": given.threads,
+        "provider": "cpu",
+        "names": list(sides),
+        "made_from": sorted({side.made_from for side in sides.values()}),
+    }
+    earlier = None if given.again else records.find(group)
+    if given.make or (earlier and earlier["openings"] >= given.openings):
+        return None
+    files = {name: workshop.path(side) for name, side in sides.items()}
+    differences = parity(files, answers_of)
+    require_parity(differences)
+    turns = more_turns(earlier, files, twice, How("cpu", given.threads, given.seconds), given.openings)
+    found = turns.sides()
+    for name, side in sides.items():
+        found[name] |= {"gmacs": side.gmacs, "parity": differences[name]}
+    more = {"noise": turns.noise_json(), "sides": found, "times_ms": turns.times_json()}
+    return group | {"openings": given.openings} | more, turns
+
+
+def parser(description: str, lowerings: Sequence[str], out: Path) -> argparse.ArgumentParser:
+    """The options that all scripts of this kind share."""
+    made = argparse.ArgumentParser(description=description)
+    made.add_argument("--lowerings", type=names, default=list(lowerings))
+    made.add_argument("--batches", type=lambda text: [int(n) for n in names(text)], default=[1, 8])
+    made.add_argument("--threads", type=int, default=2)
+    made.add_argument("--seconds", type=float, default=4.0, help="about, per opening; at least 8 rounds")
+    made.add_argument("--openings", type=int, default=8, help="of all sessions; earlier ones count")
+    made.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tofe_rewrites")
+    made.add_argument("--out", type=Path, default=out)
+    made.add_argument("--make", action="store_true", help="only make the graphs")
+    made.add_argument("--made", action="store_true", help="measure the graphs as they were made last")
+    made.add_argument("--again", action="store_true", help="measure what was measured already too")
+    return made
+
+
+def names(text: str) -> list[str]:
+    """The names in a list with commas."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def heading(record: Facts) -> str:
+    """What a record is of."""
+    return (
+        f"{record['case']} b{record['batch']} {record['threads']} threads, {record['openings']} openings, "
+        f"A/A {record['noise']['value']:.3f}"
+    )
 
 
 def in_words(ratio: Mapping[str, Any]) -> str:

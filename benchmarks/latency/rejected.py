@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,16 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks, machine.py
 
 import machine
 
-from latency.ablation import (
-    Facts,
-    Listed,
-    Recipe,
-    Workshop,
-    in_words,
-    more_turns,
-    parity,
-    require_parity,
-)
+from latency.ablation import Facts, Listed, Recipe, Workshop, heading, in_words, measure_group, parser
 from latency.candidates import (
     DropUnitScalesPass,
     InterleavePass,
@@ -42,7 +32,6 @@ from latency.candidates import (
 from latency.cases import CASES, DENSE
 from latency.flat_rows import FlatRowsPass
 from latency.records import Records
-from latency.turns import How
 from tofe_export.graph.bind import Binding
 from tofe_export.graph.passes.base import Pass
 from tofe_export.graph.passes.clean_up import CleanUpPass
@@ -169,52 +158,25 @@ def _group(
     workshop: Workshop, lowering: str, batch: int, given: argparse.Namespace, records: Records
 ) -> None:
     tried = [item for item in CANDIDATES if lowering in item.lowerings and batch in item.batches]
-    if not tried:
+    recipes = [Recipe(NOW), *(item.recipe() for item in tried)]
+    if not tried or not (
+        measured := measure_group(
+            workshop, recipes, lowering, batch, given, records, answers_of=NOW, twice=NOW
+        )
+    ):
         return
-    sides = {
-        recipe.name: workshop.sides.get(f"{lowering} {recipe.name}", batch)
-        if given.made
-        else workshop.make(recipe, lowering, batch)
-        for recipe in (Recipe(NOW), *(item.recipe() for item in tried))
-    }
-    group: Facts = {
-        "case": f"{workshop.case.name} {lowering}",
-        "batch": batch,
-        "threads": given.threads,
-        "provider": "cpu",
-        "names": list(sides),
-        "made_from": sorted({side.made_from for side in sides.values()}),
-    }
-    earlier = None if given.again else records.find(group)
-    if given.make or (earlier and earlier["openings"] >= given.openings):
-        return
-    files = {name: workshop.path(side) for name, side in sides.items()}
-    differences = parity(files, NOW)
-    require_parity(differences)
-    turns = more_turns(earlier, files, NOW, How("cpu", given.threads, given.seconds), given.openings)
-    found = turns.sides()
-    for name, side in sides.items():
-        found[name] |= {"gmacs": side.gmacs, "parity": differences[name]}
-    rows = [
+    record, turns = measured
+    record["rows"] = [
         {"rewrite": item.name, "expected": item.expected, "brings": turns.ratio(NOW, item.name)}
         for item in tried
     ]
-    record = group | {
-        "openings": given.openings,
-        "noise": turns.noise_json(),
-        "rows": rows,
-        "sides": found,
-        "times_ms": turns.times_json(),
-    }
     records.add(record)
     print(table(record), flush=True)
 
 
 def table(record: Facts) -> str:
     """A line per candidate: by how much it makes the graph faster."""
-    noise = record["noise"]["value"]
-    head = f"{record['case']} b{record['batch']} {record['threads']} threads, {record['openings']} openings"
-    lines = [f"{head}, A/A {noise:.3f}"]
+    lines = [heading(record)]
     lines += [
         f"  {row['rewrite']:32} {in_words(row['brings']):28} {row['brings']['verdict']}"
         for row in record["rows"]
@@ -223,21 +185,8 @@ def table(record: Facts) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def names(text: str) -> list[str]:
-        return [name.strip() for name in text.split(",") if name.strip()]
-
-    parser = argparse.ArgumentParser(description="Rewrites that were tried and not kept.")
-    parser.add_argument("--lowerings", type=names, default=[DENSE, "concat"])
-    parser.add_argument("--batches", type=lambda text: [int(n) for n in names(text)], default=[1, 8])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="about, per opening; at least 8 rounds")
-    parser.add_argument("--openings", type=int, default=8, help="of all sessions; earlier ones count")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tofe_rewrites")
-    parser.add_argument("--out", type=Path, default=machine.RESULTS / "rejected.json")
-    parser.add_argument("--make", action="store_true", help="only make the graphs")
-    parser.add_argument("--made", action="store_true", help="measure the graphs as they were made last")
-    parser.add_argument("--again", action="store_true", help="measure what was measured already too")
-    return parser.parse_args(arguments)
+    out = machine.RESULTS / "rejected.json"
+    return parser("Rewrites that were tried and not kept.", (DENSE, "concat"), out).parse_args(arguments)
 
 
 if __name__ == "__main__":

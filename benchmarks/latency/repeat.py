@@ -35,11 +35,10 @@ def main() -> None:
     parser.add_argument("--seconds", default="4", help="per comparison")
     parser.add_argument("--out", type=Path, help="the result; default: results/bench_repeat.json")
     options = parser.parse_args()
-    rows = [
-        row
-        for batch in options.batches.split(",")
-        for row in compare(*(bench(options, batch) for _ in range(2)), int(batch))
-    ]
+    rows = []
+    for batch in options.batches.split(","):
+        first, second = (bench(options, batch) for _ in range(2))
+        rows += compare(first, second, int(batch))
     print(report(rows))
     figures = {"within": WITHIN, "threads": int(options.threads), "worst": worst(rows), "rows": rows}
     if options.out:
@@ -79,7 +78,7 @@ def compare(first: Facts, second: Facts, batch: int) -> list[dict[str, Any]]:
 
 def worst(rows: Sequence[Facts]) -> float:
     """The largest distance of two runs."""
-    return max(abs(row["apart"]) for row in rows)
+    return max(abs(float(row["apart"])) for row in rows)
 
 
 def report(rows: Sequence[Facts]) -> str:

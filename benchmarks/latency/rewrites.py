@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,11 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks, machine.py
 
 import machine
 
-from latency.ablation import Facts, Recipe, Workshop, in_words, more_turns, parity, require_parity
+from latency.ablation import Facts, Recipe, Workshop, heading, in_words, measure_group, names, parser
 from latency.candidates import OneGatherPass
 from latency.cases import CASES, DENSE, Case
 from latency.records import Records
-from latency.turns import How
 from tofe_export.graph.bind import Binding
 from tofe_export.graph.passes.base import Pass
 from tofe_export.graph.passes.gelu_form import GeluFormPass
@@ -134,7 +132,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = _options(arguments)
     records = Records(given.out)
     records.data["kind"] = KIND
-    for case in (case for case in CASES if case.name in LOWERINGS and case.name.startswith(given.only)):
+    for case in (
+        case for case in CASES if case.name in LOWERINGS and case.name.startswith(tuple(given.only))
+    ):
         workshop = Workshop(case, given.work / case.name, SOURCES)
         for lowering in (lowering for lowering in LOWERINGS[case.name] if lowering in given.lowerings):
             for batch in given.batches:
@@ -145,30 +145,12 @@ def _group(
     workshop: Workshop, case: Case, lowering: str, batch: int, given: argparse.Namespace, records: Records
 ) -> None:
     rewrites = [rewrite for rewrite in REWRITES if rewrite.applies(case.model, lowering, batch)]
-    sides = {
-        recipe.name: workshop.sides.get(f"{lowering} {recipe.name}", batch)
-        if given.made
-        else workshop.make(recipe, lowering, batch)
-        for recipe in recipes(rewrites)
-    }
-    group: Facts = {
-        "case": f"{case.name} {lowering}",
-        "batch": batch,
-        "threads": given.threads,
-        "provider": "cpu",
-        "names": list(sides),
-        "made_from": sorted({side.made_from for side in sides.values()}),
-    }
-    earlier = None if given.again else records.find(group)
-    if given.make or (earlier and earlier["openings"] >= given.openings):
+    measured = measure_group(
+        workshop, recipes(rewrites), lowering, batch, given, records, answers_of=NONE, twice=ALL
+    )
+    if measured is None:
         return
-    files = {name: workshop.path(side) for name, side in sides.items()}
-    differences = parity(files, NONE)
-    require_parity(differences)
-    turns = more_turns(earlier, files, ALL, How("cpu", given.threads, given.seconds), given.openings)
-    found = turns.sides()
-    for name, side in sides.items():
-        found[name] |= {"gmacs": side.gmacs, "parity": differences[name]}
+    record, turns = measured
     rows = [
         {
             "rewrite": rewrite.name,
@@ -178,23 +160,14 @@ def _group(
         }
         for rewrite in rewrites
     ]
-    record = group | {
-        "openings": given.openings,
-        "noise": turns.noise_json(),
-        "together": turns.ratio(NONE, ALL),
-        "rows": rows,
-        "sides": found,
-        "times_ms": turns.times_json(),
-    }
+    record |= {"together": turns.ratio(NONE, ALL), "rows": rows}
     records.add(record)
     print(table(record), flush=True)
 
 
 def table(record: Facts) -> str:
     """A line per rewrite: by how much it makes the graph faster, alone and as the last one."""
-    noise, together = record["noise"]["value"], record["together"]
-    head = f"{record['case']} b{record['batch']} {record['threads']} threads, {record['openings']} openings"
-    lines = [f"{head}, A/A {noise:.3f}: all together {in_words(together)}"]
+    lines = [f"{heading(record)}: all together {in_words(record['together'])}"]
     lines += [
         f"  {row['rewrite']:18} alone {in_words(row['alone']):28} as the last {in_words(row['left_out']):28}"
         f" {row['left_out']['verdict']}"
@@ -205,22 +178,11 @@ def table(record: Facts) -> str:
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
-    def names(text: str) -> tuple[str, ...]:
-        return tuple(name.strip() for name in text.split(",") if name.strip())
-
-    parser = argparse.ArgumentParser(description="What each exact rewrite brings.")
-    parser.add_argument("--only", type=names, default=("",), help="cases, or how their names begin")
-    parser.add_argument("--lowerings", type=names, default=(DENSE, "concat", "scatter"))
-    parser.add_argument("--batches", type=lambda text: [int(n) for n in names(text)], default=[1, 8])
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=4.0, help="about, per opening; at least 8 rounds")
-    parser.add_argument("--openings", type=int, default=8, help="of all sessions; earlier ones count")
-    parser.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "tofe_rewrites")
-    parser.add_argument("--out", type=Path, default=machine.RESULTS / "rewrites.json")
-    parser.add_argument("--make", action="store_true", help="only make the graphs")
-    parser.add_argument("--made", action="store_true", help="measure the graphs as they were made last")
-    parser.add_argument("--again", action="store_true", help="measure what was measured already too")
-    return parser.parse_args(arguments)
+    options = parser(
+        "What each exact rewrite brings.", (DENSE, "concat", "scatter"), machine.RESULTS / "rewrites.json"
+    )
+    options.add_argument("--only", type=names, default=[""], help="cases, or how their names begin")
+    return options.parse_args(arguments)
 
 
 if __name__ == "__main__":
