@@ -9,9 +9,9 @@ answer, so no labels are needed (see `divergence`):
     dense      the same weights with every token in every block
     adaptive   each image for itself, at the same mean cost: what training optimised most directly
 
-The search sees every second picture. Its winner must then beat, on the other half, the counts that would be
-exported without it, by more than chance explains (95 %); otherwise those stay. That way a noisy measurement
-costs nothing but time.
+The search sees every second picture. Its winner must then do better, on the other half, than the counts that
+would be exported without it; otherwise those stay. That half saw no search, so what does better there is the
+likelier bet, however small the difference (asking for 95 % gave away more than it saved: docs/calibration.md).
 """
 
 from __future__ import annotations

@@ -73,7 +73,7 @@ def verdict(one: Solved) -> str:
     if one.candidates[0].keep == one.start:
         return f"{budget}: {_counts(one.keep)} stays: nothing better was found. {tried}"
     return (
-        f"{budget}: {_counts(one.keep)} stays: on other pictures the best found is not better beyond chance. "
+        f"{budget}: {_counts(one.keep)} stays: on other pictures the best found is no better. "
         f"{tried}; divergence {interval} (95 %)"
     )
 

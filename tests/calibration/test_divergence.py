@@ -88,9 +88,11 @@ def test_comparing_two_on_the_same_images(make_checkpoint: Make) -> None:
 
 @pytest.mark.parametrize(
     ("difference", "error", "better"),
-    [(-0.2, 0.1, True), (-0.19, 0.1, False), (0.5, 0.1, False), (0.0, 0.0, False)],
+    [(-0.2, 0.1, True), (-0.01, 0.1, True), (0.5, 0.1, False), (0.0, 0.0, False)],
 )
-def test_better_means_beyond_chance(difference: float, error: float, better: bool) -> None:
+def test_better_is_what_diverges_less_on_images_that_no_search_saw(
+    difference: float, error: float, better: bool
+) -> None:
     paired = Paired((Loss(0.5, 1.0), Loss(0.5 + difference, 1.0)), difference, error, 100)
     assert paired.second_is_better is better
 

@@ -109,8 +109,8 @@ def test_the_start_stays_unless_the_other_half_confirms(
     checkpoint = make_checkpoint()
     model = checkpoint.model
     only_stage_1_matters(model)
-    unsure = Paired((Loss(0.5, 1.0), Loss(0.4, 1.0)), -0.1, 0.1, 16)
-    monkeypatch.setattr(Judge, "compare", lambda self, first, second: unsure)
+    worse = Paired((Loss(0.5, 1.0), Loss(0.51, 1.0)), 0.01, 0.1, 16)
+    monkeypatch.setattr(Judge, "compare", lambda self, first, second: worse)
     row = Measured(BUDGET, (6, 6, 6), None, "training")
     solved = solve_tokens(model, Images.of(stream(checkpoint)), target(model, BUDGET, (row,)))
     assert solved.candidates[0].keep != row.keep
