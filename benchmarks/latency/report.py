@@ -2,8 +2,8 @@
 
     python benchmarks/latency/report.py [RESULTS.json] [--docs docs/performance.md]
 
-Everything is read from the JSON. Verdicts are those of the run: a whole interval on one side of 1, beyond
-what the same graph showed against itself.
+Everything is read from the JSON, and from `rewrites.json` and `rejected.json` beside it. Verdicts are those of
+the run: a whole interval on one side of 1, beyond what the same graph showed against itself.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks, machine.py
 
 import machine
 
+from latency.ablation_report import rejected_table, rewrites_table
 from latency.cases import AGAIN, DENSE, ORACLE, OURS, PLAIN, SIDES
 
 DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     data = json.loads(given.results.read_text(encoding="utf-8"))
     text = given.docs.read_text(encoding="utf-8")
-    for name, section in sections(data).items():
+    for name, section in (sections(data) | ablations(given.results.parent)).items():
         text = replaced(text, name, section)
     given.docs.write_text(text, encoding="utf-8")
     print("wrote", given.docs)
@@ -51,6 +52,15 @@ def sections(data: Facts) -> dict[str, str]:
         "latencies": "\n\n".join("\n".join(table) for table in latency_tables(data)),
         "bare": "\n".join(bare_table(data)),
     }
+
+
+def ablations(folder: Path) -> dict[str, str]:
+    """The same of those results of the scripts for rewrites that lie beside."""
+    found = {}
+    for name, table in {"rewrites": rewrites_table, "rejected": rejected_table}.items():
+        if (path := folder / f"{name}.json").exists():
+            found[name] = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))))
+    return found
 
 
 def machine_line(data: Facts) -> str:
