@@ -5,7 +5,8 @@
 
 The setting, the dense backbones and the trained opponents are those of the accuracy experiment
 (`accuracy/run.py --size small`, whose results file must have the arms "backbone" and "tofe" of these seeds;
---work is its folder of backbones). Everything is judged on the test images: accuracy, and the divergence from
+--work is its folder of backbones). There are 898 training images; more are copies of them, moved by up to two
+pixels as in training. Everything is judged on the test images: accuracy, and the divergence from
 and agreement with the dense model. ToMe gets the MACs that the fitted model really executes. Seconds are
 those of the processor, on one thread. Writes `results/fit_small.json` after every run, so that it may be
 stopped; --table prints what is there as Markdown.
@@ -131,9 +132,7 @@ def run(start: Start, share: float, count: int) -> Iterator[Row]:
     key: Row = {"seed": start.seed, "share": share, "budget_gmacs": budget}
     torch.manual_seed(start.seed)
     model = ToFe(start.backbone(), Structure(start.dense.locations))
-    drawn = torch.from_numpy(permutation(len(start.task.train.images), LIMIT, start.seed))[:count]
-    pool = start.task.train.images[drawn]
-    judging = torch.arange(len(pool)) % JUDGING == JUDGING - 1
+    pool, judging = unlabelled(start, count)
     steps: list[Row] = []
     clock = [time.process_time(), 0.0]  # since when, and spent so far
 
@@ -154,6 +153,21 @@ def run(start: Start, share: float, count: int) -> Iterator[Row]:
     yield none | {"arm": "tome"} | test.of_rival(ToMe.for_macs(start.backbone(), executed))
     pattern = FixedPattern.for_macs(start.backbone(), start.dense.locations, "random", executed)
     yield none | {"arm": "random"} | test.of_rival(pattern)
+
+
+def unlabelled(start: Start, count: int) -> tuple[Tensor, Tensor]:
+    """Training images in a drawn order, and which of them judge.
+
+    Beyond all of them come copies, moved as training moves them; a copy judges where its original does.
+    """
+    samples = start.task.train
+    order = permutation(len(samples.images), LIMIT, start.seed).tolist()
+    rounds = [divmod(place, len(order)) for place in range(count)]
+    images = [
+        samples[(epoch, order[place])].image if epoch else samples.images[order[place]]
+        for epoch, place in rounds
+    ]
+    return torch.stack(images), torch.tensor([place % JUDGING == JUDGING - 1 for _, place in rounds])
 
 
 def _rivals(rows: Sequence[Row], seed: int, share: float) -> bool:

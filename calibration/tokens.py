@@ -11,7 +11,7 @@ answer, so no labels are needed (see `divergence`):
 
 The search sees every second picture. Its winner must then do better, on the other half, than the counts that
 would be exported without it; otherwise those stay. That half saw no search, so what does better there is the
-likelier bet, however small the difference (asking for 95 % gave away more than it saved: docs/calibration.md).
+likelier bet, however small the difference (asking for 95 % gave away more than it saved).
 """
 
 from __future__ import annotations

@@ -6,8 +6,11 @@ Its graphs are arbitrary bytes; tests that run graphs make their own.
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -160,3 +163,25 @@ def bundle(build_bundle: BuildBundle, tmp_path: Path) -> Bundle:
 def renamed() -> Callable[[Manifest, str], Manifest]:
     """The same manifest as if another version of the tool had written it: a change that is easy to see."""
     return lambda manifest, version: replace(manifest, tool_version=version)
+
+
+@pytest.fixture
+def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Mounts real file systems of a size such as "64k"; skips where that is not allowed."""
+    mounted: list[Path] = []
+
+    def make(size: str) -> Path:
+        mount = shutil.which("mount")
+        if os.geteuid() != 0 or mount is None:
+            pytest.skip("mounting a file system needs root")
+        disk = tmp_path / f"disk of {size}"
+        disk.mkdir()
+        line = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+        if subprocess.run(line, capture_output=True).returncode:
+            pytest.skip("this system does not allow mounts")
+        mounted.append(disk)
+        return disk
+
+    yield make
+    for disk in mounted:
+        subprocess.run(["umount", disk], check=True)

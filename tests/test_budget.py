@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, cast
 
 import pytest
+from known_costs import deit
 
 from tofe_export.budget import (
     APPROXIMATORS,
@@ -21,24 +22,6 @@ from tofe_export.budget import (
     macs_of,
     printed,
 )
-
-
-def deit(width: int) -> Cost:
-    return Cost(
-        tokens=196,
-        prefix=1,
-        width=width,
-        depth=12,
-        attention_width=width,
-        token_macs=4 * width**2 + 2 * width * 4 * width,
-        stem_macs=196 * 768 * width,
-        head_macs=width * 1000,
-        head_token_macs=0,
-        locations=(3, 6, 9),
-        selector="mlp",
-        approximator="bottleneck",
-        reuse=True,
-    )
 
 
 def lv_vit(width: int, depth: int, locations: tuple[int, ...]) -> Cost:

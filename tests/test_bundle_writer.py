@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -223,18 +223,8 @@ def test_a_failure_at_any_moment_leaves_the_old_bundle_or_the_new(
 
 
 @pytest.fixture
-def tiny_disk(tmp_path: Path) -> Iterator[Path]:
-    mount = shutil.which("mount")
-    if os.geteuid() != 0 or mount is None:
-        pytest.skip("mounting a file system needs root")
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if subprocess.run(
-        [mount, "-t", "tmpfs", "-o", "size=256k", "tmpfs", disk], capture_output=True
-    ).returncode:
-        pytest.skip("this container may not mount")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
+def tiny_disk(make_disk: Callable[[str], Path]) -> Path:
+    return make_disk("256k")
 
 
 def test_a_disk_that_is_really_full(build_bundle: Build, tiny_disk: Path) -> None:

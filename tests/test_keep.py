@@ -7,26 +7,12 @@ from itertools import pairwise, permutations
 from math import inf, nan
 
 import pytest
+from known_costs import DEIT_S
 
 from tofe_export.budget import Cost, gmacs, macs, printed
 from tofe_export.errors import BudgetError
 from tofe_export.keep import Measured, Plan, plan_for_keep, solve
 
-DEIT_S = Cost(
-    tokens=196,
-    prefix=1,
-    width=384,
-    depth=12,
-    attention_width=384,
-    token_macs=12 * 384**2,
-    stem_macs=196 * 768 * 384,
-    head_macs=384_000,
-    head_token_macs=0,
-    locations=(3, 6, 9),
-    selector="mlp",
-    approximator="bottleneck",
-    reuse=True,
-)
 WITHOUT_REUSE = replace(DEIT_S, reuse=False)
 BUDGETS = [
     hundredths / 100 for hundredths in range(145, 465, 3)

@@ -2,8 +2,8 @@
 
     python benchmarks/latency/report.py [RESULTS.json] [--docs docs/performance.md]
 
-Everything is read from the JSON, and from `rewrites.json` and `rejected.json` beside it. Verdicts are those of
-the run: a whole interval on one side of 1, beyond what the same graph showed against itself.
+Everything is read from the JSON, and from `rewrites.json` and `rejected.json` beside it. Verdicts are those
+of the run: a whole interval on one side of 1, beyond what the same graph showed against itself.
 """
 
 from __future__ import annotations

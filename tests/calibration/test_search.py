@@ -6,27 +6,13 @@ from collections.abc import Sequence
 from itertools import product
 
 import pytest
+from known_costs import SMALL as COST
 
-from tofe_export.budget import Cost, gmacs, macs
+from tofe_export.budget import gmacs, macs
 from tofe_export.calibration.search import MOST, search
 from tofe_export.calibration.targets import Keep
 from tofe_export.keep import fill_budget
 
-COST = Cost(
-    tokens=64,
-    prefix=1,
-    width=32,
-    depth=8,
-    attention_width=32,
-    token_macs=8192,
-    stem_macs=98_304,
-    head_macs=320,
-    head_token_macs=0,
-    locations=(2, 4, 6),
-    selector="mlp",
-    approximator="bottleneck",
-    reuse=True,
-)
 BUDGET = 0.003
 STARTS = [("even", (1.0, 1.0, 1.0)), ("halving", (4.0, 2.0, 1.0))]
 

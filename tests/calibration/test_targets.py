@@ -3,29 +3,15 @@
 from __future__ import annotations
 
 import pytest
+from known_costs import SMALL as COST
 
-from tofe_export.budget import Cost, gmacs, macs, printed
+from tofe_export.budget import gmacs, macs, printed
 from tofe_export.calibration.targets import Target
 from tofe_export.errors import BudgetError
 from tofe_export.keep import Measured
 from tofe_export.latency.predict import Predictor
 from tofe_export.latency.table import Entry, Step
 
-COST = Cost(
-    tokens=64,
-    prefix=1,
-    width=32,
-    depth=8,
-    attention_width=32,
-    token_macs=8192,
-    stem_macs=98_304,
-    head_macs=320,
-    head_token_macs=0,
-    locations=(2, 4, 6),
-    selector="mlp",
-    approximator="bottleneck",
-    reuse=True,
-)
 STEPS = tuple(Step(keep, 0.2 + keep / 100, 0.2, None, 5) for keep in (4, 16, 40))
 PREDICTOR = Predictor(Entry((32, 32), "scatter", "fp32", 1, 2, COST, 10.0, 0.01, STEPS))
 

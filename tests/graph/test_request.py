@@ -5,27 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from known_costs import DEIT_S as COST
 
 from tofe_export.budget import Cost, dense_macs, gmacs, macs, macs_executed
 from tofe_export.errors import BudgetError, UsageError
 from tofe_export.graph.request import DYNAMIC_TARGETS, TENSORRT_TARGETS, Planned, Request, variants
 from tofe_export.keep import Measured
 
-COST = Cost(  # DeiT-S
-    tokens=196,
-    prefix=1,
-    width=384,
-    depth=12,
-    attention_width=384,
-    token_macs=12 * 384**2,
-    stem_macs=196 * 384 * 768,
-    head_macs=384_000,
-    head_token_macs=0,
-    locations=(3, 6, 9),
-    selector="mlp",
-    approximator="bottleneck",
-    reuse=True,
-)
 TABLE = (Measured(2.3, (96, 49, 27), (0.5, 0.25, 0.125), "training"),)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from known_costs import DEIT_S
 
 from tofe_export.budget import Cost
 from tofe_export.bundle import Bundle
@@ -18,22 +19,6 @@ from tofe_export.runtime.session import Session, TensorInfo
 
 MakeEntry = Callable[..., Entry]
 COUNTS = (6, 12, 24, 49, 98, 147, 196)
-
-DEIT_S = Cost(
-    tokens=196,
-    prefix=1,
-    width=384,
-    depth=12,
-    attention_width=384,
-    token_macs=12 * 384**2,
-    stem_macs=196 * 768 * 384,
-    head_macs=384_000,
-    head_token_macs=0,
-    locations=(3, 6, 9),
-    selector="mlp",
-    approximator="bottleneck",
-    reuse=True,
-)
 
 
 def steps(share: Callable[[int], float], counts: tuple[int, ...] = COUNTS) -> tuple[Step, ...]:
