@@ -50,6 +50,12 @@ def _on_plot(context: click.Context, param: click.Parameter, value: Path | None)
     "--warmup", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Rounds first."
 )
 @click.option(
+    "--openings",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Open all sides N times, and share the rounds out. Default: 3 on a processor, 1 on a GPU.",
+)
+@click.option(
     "--run-batch",
     type=click.IntRange(min=1),
     metavar="N",
@@ -94,6 +100,7 @@ def command(
     seconds: float | None,
     iterations: int | None,
     warmup: int,
+    openings: int | None,
     run_batch: int | None,
     threads: int | None,
     cuda_graph: bool | None,
@@ -123,7 +130,7 @@ def command(
         way = bench_table.Way(backend, provider, threads, cuda_graph)
         bench_table.run(bundle, table, filters, way, length, json_target)
         return
-    plan = bench_setup.plan_of(seconds, iterations, warmup)
+    plan = bench_setup.plan_of(seconds, iterations, warmup, openings)
     saved = Saved.load(compare) if compare else None
     if plot:
         from tofe_export.bench.plot import check_plot
@@ -134,6 +141,8 @@ def command(
     how = bench_setup.how_of(choice, run_batch, threads, cuda_graph, pairs)
     opponents = bench_rivals.find(opened, rivals, how, against)
     machine = bench_setup.look(choice, saved, how, opened)
+    if openings is None and not how.on_gpu:
+        plan = replace(plan, openings=bench_setup.OPENINGS)
 
     comparisons = measure(opened, pairs, how, plan, alone)
     rivalled = bench_rivals.measure(opened, opponents, how, plan)

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 _FULL_PRECISION = ("fp32", "int8")  # what a processor computes as it is
 
 
-def plan_of(seconds: float | None, iterations: int | None, warmup: int) -> Plan:
-    """How long to measure. Raises `UsageError`."""
+OPENINGS = 3
+"""On a processor, where memory happens to lie makes a few per cent, and differs from opening to opening."""
+
+
+def plan_of(seconds: float | None, iterations: int | None, warmup: int, openings: int | None) -> Plan:
+    """How long to measure, and in how many openings. Raises `UsageError`."""
     from tofe_export.bench.rounds import Plan
 
     if seconds is not None and iterations is not None:
         raise UsageError("--seconds and --iterations both say how long to measure: give one of them")
-    plan = Plan(iterations=iterations, warmup=warmup)
+    plan = Plan(iterations=iterations, warmup=warmup, openings=openings or 1)
     return plan if seconds is None else replace(plan, seconds=seconds)
 
 

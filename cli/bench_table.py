@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _WITHOUT = {"against": "--against", "alone": "--alone", "compare": "--compare", "plot": "--plot"}
 _WITHOUT |= {"strict": "--strict", "run_batch": "--run-batch", "rivals": "--rivals", "layers": "--layers"}
+_WITHOUT |= {"openings": "--openings"}
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """`bench` twice in a row: how far apart are the ratios that it prints?
 
-    python benchmarks/latency/repeat.py BUNDLE [--threads 2] [--batches 1,8] [--seconds 4] [--out FILE]
+    python benchmarks/latency/repeat.py BUNDLE [--threads 2] [--batches 1,8] [--seconds 10] [--out FILE]
 
 For example the bundle `unseen` that `advise_check.py` leaves in its --work. Both runs are the command that
 users have, each in a process of its own.
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--batches", default="1,8")
     parser.add_argument("--threads", default="2")
-    parser.add_argument("--seconds", default="4", help="per comparison")
+    parser.add_argument("--seconds", default="10", help="per comparison")
     parser.add_argument("--out", type=Path, help="the result; default: results/bench_repeat.json")
     options = parser.parse_args()
     rows = []

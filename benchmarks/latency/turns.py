@@ -9,7 +9,7 @@ several openings of all sessions, in another order each time.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,7 +48,7 @@ def measure_turns(files: Mapping[str, Path], how: How) -> dict[str, Series]:
     drawn = (np.random.default_rng(number).permutation([*named]) for number in range(1, how.openings))
     orders = [[*named], *(order.tolist() for order in drawn)]
     parts = [_one_opening({name: named[name] for name in order}, how) for order in orders]
-    return {name: _joined([part[name] for part in parts]) for name in named}
+    return {name: Series.joined([part[name] for part in parts]) for name in named}
 
 
 def _one_opening(named: Mapping[str, Path], how: How) -> dict[str, Series]:
@@ -63,13 +63,6 @@ def _one_opening(named: Mapping[str, Path], how: How) -> dict[str, Series]:
         once = sum(timer(0).seconds for timer in timers.values())
         rounds = math.ceil(min(MOST, max(LEAST, how.seconds / once)) / how.openings)
         return measure(timers, Plan(iterations=max(rounds, LEAST_ROUNDS), warmup=WARMUP))
-
-
-def _joined(parts: Sequence[Series]) -> Series:
-    """The rounds of all openings; copies are told apart only where each opening did so."""
-    copies = [part.with_copies for part in parts if part.with_copies is not None]
-    together = np.concatenate(copies) if len(copies) == len(parts) else None
-    return Series(np.concatenate([part.seconds for part in parts]), together)
 
 
 def feeds_of(session: Session, count: int = 2) -> list[dict[str, Any]]:

@@ -99,6 +99,24 @@ def test_the_verdict(low: float, high: float, noise: float, expected: str) -> No
     assert verdict(Ratio(1.1, low, high, 50, 50), Ratio(noise, 0.9, 1.1, 50, 50)) == expected
 
 
+def test_rounds_of_several_openings_count_together(pair: Pair, make_session: Any, clock: Any) -> None:
+    """Memory that lies well or badly for as long as a session is open."""
+    variant, dense = iter((0.010, 0.008, 0.0125)), iter([0.020] * 6)
+    told: list[int] = []
+
+    def open_side(side: Variant) -> Any:
+        return make_session([next(dense if side.dense else variant)])
+
+    plan = Plan(iterations=21, warmup=0, openings=3)
+    found = compare(pair, open_side, IMAGES, 1, plan, clock=clock, on_round=told.append)
+    assert told == list(range(1, 22))
+    assert found.variant.latency.runs == 21
+    assert found.speedup.value == pytest.approx(2.0)
+    assert found.speedup.low <= 1.61  # 0.020 / 0.0125: the interval knows of the worst opening
+    assert found.speedup.high >= 2.49
+    assert next(variant, None) is None
+
+
 def test_sessions_are_closed_also_when_one_cannot_be_opened(
     pair: Pair, make_session: Any, clock: Any
 ) -> None:

@@ -56,6 +56,22 @@ def test_iterations_that_cannot_give_an_interval() -> None:
         Plan(iterations=5)
 
 
+def test_openings_share_out_rounds_seconds_and_warm_up() -> None:
+    parts = Plan(iterations=20, warmup=10, openings=3).parts()
+    assert [part.iterations for part in parts] == [6, 7, 7]
+    assert [part.warmup for part in parts] == [4, 4, 4]
+    assert len({part.seed for part in parts}) == 3
+    timed = Plan(seconds=12, openings=3).parts()
+    assert [(part.seconds, part.iterations, part.least) for part in timed] == [(4.0, None, 7)] * 3
+    assert {part.openings for part in (*parts, *timed)} == {1}
+
+
+def test_an_opening_has_rounds_enough_for_an_interval() -> None:
+    assert [part.iterations for part in Plan(iterations=12, openings=3).parts()] == [6, 6]
+    assert [part.iterations for part in Plan(iterations=6, openings=3).parts()] == [6]
+    assert Plan(iterations=60, warmup=3).parts() == [Plan(iterations=60, warmup=3)]
+
+
 def test_progress_is_told(clock: Any) -> None:
     done: list[int] = []
     measure({"a": lambda number: Sample(1.0)}, Plan(iterations=6, warmup=3), clock, done.append)

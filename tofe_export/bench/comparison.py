@@ -9,10 +9,13 @@ pair shows from nothing.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
+
+import numpy as np
 
 from tofe_export.bench.pairs import Pair
 from tofe_export.bench.rounds import Clock, Plan, Series, measure
@@ -139,8 +142,41 @@ def take_turns(
     clock: Clock = time.perf_counter,
     on_round: Callable[[int], None] = lambda done: None,
 ) -> Measured:
-    """Open the candidate, and the reference twice; measure them in turns; close them."""
+    """Open the candidate, and the reference twice; measure them in turns; close them; as often as planned."""
     sides = {"variant": candidate, "against": reference, "again": reference}
+    parts: list[dict[str, Series]] = []
+    taken: dict[str, int | None] = {}
+    kind, done = "", 0
+    for number, part in enumerate(plan.parts()):
+        order = [*sides] if not number else np.random.default_rng(part.seed).permutation([*sides]).tolist()
+        named = {name: sides[name] for name in order}
+        found, more, kind = _one_opening(named, part, free_memory, clock, partial(_told, on_round, done))
+        taken = taken or more
+        done += len(found["variant"].seconds)
+        parts.append(found)
+    ours, theirs, again = (Series.joined([part[name] for part in parts]) for name in sides)
+    return Measured(
+        clock=kind,
+        variant=_figures(ours, batch, taken["variant"]),
+        against=_figures(theirs, batch, taken["against"]),
+        speedup=paired_ratio(theirs.seconds, ours.seconds),
+        with_copies=_copies_ratio(theirs, ours),
+        noise=paired_ratio(theirs.seconds, again.seconds),
+    )
+
+
+def _told(on_round: Callable[[int], None], before: int, done: int) -> None:
+    on_round(before + done)
+
+
+def _one_opening(
+    sides: Mapping[str, Callable[[], Side]],
+    plan: Plan,
+    free_memory: Callable[[], int] | None,
+    clock: Clock,
+    on_round: Callable[[int], None],
+) -> tuple[dict[str, Series], dict[str, int | None], str]:
+    """The times of all sides, what opening each took of the device's memory, and what the times are of."""
     timers: dict[str, Timer] = {}
     taken: dict[str, int | None] = {}
     with ExitStack() as stack:
@@ -152,16 +188,7 @@ def take_turns(
             stack.callback(timers[name].close)
             timers[name](0)  # kernels and workspaces are loaded by the first run
             taken[name] = before - free_memory() if free_memory else None
-        found = measure(timers, plan, clock, on_round)
-    ours, theirs, again = (found[name] for name in sides)
-    return Measured(
-        clock=timers["variant"].kind,
-        variant=_figures(ours, batch, taken["variant"]),
-        against=_figures(theirs, batch, taken["against"]),
-        speedup=paired_ratio(theirs.seconds, ours.seconds),
-        with_copies=_copies_ratio(theirs, ours),
-        noise=paired_ratio(theirs.seconds, again.seconds),
-    )
+        return measure(timers, plan, clock, on_round), taken, timers["variant"].kind
 
 
 def _figures(series: Series, batch: int, device_bytes: int | None) -> Figures:

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from math import ceil
 from typing import NamedTuple
 
 import numpy as np
@@ -43,6 +45,10 @@ class Plan:
     iterations: int | None = None
     warmup: int = 10  # rounds that are not counted
     seed: int = SEED
+    openings: int = 1
+    """Of all sessions, among which the rounds are shared out: where memory happens to lie counts too."""
+    least: int = ROUNDS_AT_LEAST
+    """Rounds, whatever `seconds` says."""
 
     def __post_init__(self) -> None:
         if self.iterations is not None and self.iterations < LEAST_ROUNDS:
@@ -51,11 +57,32 @@ class Plan:
                 "95 % interval"
             )
 
+    def parts(self) -> list[Plan]:
+        """A plan per opening; fewer openings where each would have too few rounds for an interval."""
+        if self.iterations is None:
+            count, iterations = self.openings, [None] * self.openings
+        else:
+            count = max(1, min(self.openings, self.iterations // LEAST_ROUNDS))
+            ends = [self.iterations * number // count for number in range(count + 1)]
+            iterations = [end - start for start, end in pairwise(ends)]
+        return [
+            replace(
+                self,
+                seconds=self.seconds / count,
+                iterations=some,
+                warmup=ceil(self.warmup / count),
+                seed=self.seed + number,
+                openings=1,
+                least=ceil(self.least / count),
+            )
+            for number, some in enumerate(iterations)
+        ]
+
     def enough(self, rounds: int, elapsed: float) -> bool:
         """Whether to stop after that many rounds and seconds."""
         if self.iterations is not None:
             return rounds >= self.iterations
-        return rounds >= ROUNDS_AT_LEAST and elapsed >= self.seconds
+        return rounds >= self.least and elapsed >= self.seconds
 
 
 @dataclass(frozen=True)
@@ -64,6 +91,13 @@ class Series:
 
     seconds: Times
     with_copies: Times | None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Series]) -> Series:
+        """The rounds of several openings; copies are told apart only where each opening did so."""
+        copies = [part.with_copies for part in parts if part.with_copies is not None]
+        together = np.concatenate(copies) if len(copies) == len(parts) else None
+        return cls(np.concatenate([part.seconds for part in parts]), together)
 
 
 def measure(
