@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BEST, _WORST = 2.6, 1 / 2.6  # the ends of the colours, alike on both sides of 1
+_DARK = 1.8  # from here on black is hard to read
 _ROW, _CELL = 2.4, 1.0  # inches
 _GRID = 12  # rows that ONNX Runtime's matrix product takes at a time on AVX-512
 _LINE, _GUIDE = "#333333", "#dddddd"
@@ -77,7 +78,9 @@ def _map(
     for group in groups:
         name = _opponent(group, kind)
         place = tokens.index(group["tokens"]), batches.index(group["batch"])
-        axes.annotate(_cell(group, name), place, ha="center", va="center", fontsize="small")
+        dark = float(group["ours_as_fast_as"][name]["value"]) > _DARK
+        colour = "white" if dark else "black"
+        axes.annotate(_cell(group, name), place, ha="center", va="center", fontsize="small", color=colour)
     axes.set_xticks(range(len(tokens)), [str(number) for number in tokens])
     axes.set_yticks(range(len(batches)), [str(number) for number in batches])
     axes.set(xlabel="patch tokens", ylabel="batch")
