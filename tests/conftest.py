@@ -176,7 +176,7 @@ def make_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
             pytest.skip("mounting a file system needs root")
         disk = tmp_path / f"disk of {size}"
         disk.mkdir()
-        line = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", disk]
+        line = [mount, "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(disk)]
         if subprocess.run(line, capture_output=True).returncode:
             pytest.skip("this system does not allow mounts")
         mounted.append(disk)

@@ -244,7 +244,7 @@ def test_a_mount_point_cannot_be_replaced(build_bundle: Build, tiny_disk: Path, 
         BundleWriter(tiny_disk, base) as writer,
     ):
         writer.commit(base.manifest)
-    assert names(tmp_path) == ["base", "disk"]
+    assert names(tmp_path) == ["base", "disk of 256k"]
 
 
 def test_foreign_things_are_never_deleted(bundle: Bundle, tmp_path: Path) -> None:

@@ -58,7 +58,8 @@ def test_the_schema(save: Callable[..., Path], bundle: Bundle) -> None:
         "cuda_graph": None,
         "run_batch": 1,
     }
-    assert data["plan"] == {"seconds": 10.0, "iterations": None, "warmup": 10, "seed": 0}
+    length = {"seconds": 10.0, "iterations": None, "warmup": 10, "least": 20}
+    assert data["plan"] == {**length, "seed": 0, "openings": 1}
 
 
 def test_the_same_machine_may_be_compared(save: Callable[..., Path], bundle: Bundle) -> None:

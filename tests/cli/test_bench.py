@@ -75,7 +75,8 @@ def test_a_whole_run(bundle: Path, tmp_path: Path) -> None:
 def test_json_on_stdout_is_nothing_but_json(bundle: Path, claims: object) -> None:
     data = json.loads(bench(bundle, "--json", "-").stdout)
     assert data["comparisons"][0]["verdict"] == "faster"
-    assert data["plan"] == {"seconds": 10.0, "iterations": None, "warmup": 10, "seed": 0}
+    length = {"seconds": 10.0, "iterations": None, "warmup": 10, "least": 20}
+    assert data["plan"] == {**length, "seed": 0, "openings": 3}
 
 
 def test_the_tables(bundle: Path, claims: object) -> None:

@@ -59,9 +59,9 @@ class Plan:
 
     def parts(self) -> list[Plan]:
         """A plan per opening; fewer openings where each would have too few rounds for an interval."""
-        if self.iterations is None:
-            count, iterations = self.openings, [None] * self.openings
-        else:
+        iterations: list[int | None] = [None] * self.openings
+        count = self.openings
+        if self.iterations is not None:
             count = max(1, min(self.openings, self.iterations // LEAST_ROUNDS))
             ends = [self.iterations * number // count for number in range(count + 1)]
             iterations = [end - start for start, end in pairwise(ends)]
