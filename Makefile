@@ -15,11 +15,12 @@ LINT := $(BIN)/ruff check && $(BIN)/ruff format --check && $(BIN)/mypy
 timed = begin=$$(date +%s); status=0; { $(2); } || status=$$?; \
 	echo "$(1): $$(( $$(date +%s) - begin )) s"; exit $$status
 
-.PHONY: help setup demo test quick lint format coverage clean
+.PHONY: help setup demo test test-benchmarks quick lint format coverage clean
 
 help:
 	@echo "make demo      train a small model, export it, verify it, show the numbers"
-	@echo "make test      ruff, mypy, all tests (what CI runs)"
+	@echo "make test      ruff, mypy, all tests but those of the next line (what CI runs, within 10 minutes)"
+	@echo "make test-benchmarks  the graphs of the benchmark scripts: rivals, rewrites"
 	@echo "make quick     the tests that take under 5 s each"
 	@echo "make lint      ruff and mypy only"
 	@echo "make format    let ruff rewrite the sources"
@@ -34,10 +35,13 @@ demo: setup
 	@$(call timed,demo,$(BIN)/python benchmarks/demo.py)
 
 test: setup
-	@$(call timed,checks and tests,$(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile)
+	@$(call timed,checks and tests,$(LINT) && OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not benchmarks")
+
+test-benchmarks: setup
+	@$(call timed,tests of the benchmarks,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m benchmarks)
 
 quick: setup
-	@$(call timed,quick tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow")
+	@$(call timed,quick tests,OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not benchmarks")
 
 lint: setup
 	@$(call timed,lint,$(LINT))

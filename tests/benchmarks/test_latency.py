@@ -35,6 +35,8 @@ TINY_CASE = Case(
 )
 Array = npt.NDArray[Any]
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture(scope="session")
 def maker(tmp_path_factory: pytest.TempPathFactory) -> Maker:

@@ -60,7 +60,7 @@ def _only_this_case(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def measure(work: Path, out: Path, *more: str) -> dict[str, Any]:
-    run.main(["--made", "--work", str(work), "--out", str(out), "--seconds", "0", *more])
+    run.main(["--made", "--work", str(work), "--out", str(out), "--seconds", "0", "--openings", "1", *more])
     data: dict[str, Any] = json.loads(out.read_text())
     return data
 

@@ -27,6 +27,8 @@ SMALL = {"patch_size": 2, "embed_dim": 24, "depth": 6, "num_heads": 2, "num_clas
 SMALL_CASE = Case("small", "deit_tiny_patch16_224", 0.00038, 8, arguments=SMALL)
 CLOSE = 1e-6
 
+pytestmark = pytest.mark.benchmarks
+
 
 @pytest.fixture(scope="session")
 def workshop(tmp_path_factory: pytest.TempPathFactory) -> Workshop:
