@@ -186,16 +186,19 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         yield "| | images | accuracy % | same class as dense % | divergence | GMACs executed | CPU s |"
         yield "|---|---|---|---|---|---|---|"
         for arm, count in dict.fromkeys((row["arm"], row["images"]) for row in _ordered(here)):
-            yield _line(arm, count, [r for r in here if (r["arm"], r["images"]) == (arm, count)])
+            yield _line(arm, count, [r for r in here if (r["arm"], r["images"]) == (arm, count)], seeds)
         trained = [r for r in records if (r.arm, r.share, r.mode) == ("tofe", share, "static")]
         if trained := [r for r in trained if r.seed in seeds]:
             accuracy, seconds = _percent([r.accuracy for r in trained]), mean(r.seconds for r in trained)
             yield f"| {LABELS['trained']} | 898 | {accuracy} | | | | {seconds:.0f} |"
 
 
-def _line(arm: str, count: int, rows: Sequence[Row]) -> str:
-    undone = sum(not row.get("taken", True) for row in rows)
-    note = f" ({undone} of {len(rows)} undone)" if undone else ""
+def _line(arm: str, count: int, rows: Sequence[Row], seeds: Sequence[int]) -> str:
+    undone, there = sum(not row.get("taken", True) for row in rows), sorted({row["seed"] for row in rows})
+    notes = [f"{undone} of {len(rows)} undone"] if undone else []
+    if there != list(seeds):
+        notes.append(f"seed {', '.join(map(str, there))} only")
+    note = f" ({'; '.join(notes)})" if notes else ""
     figures = [_percent([row[name] for row in rows]) for name in ("accuracy", "agreement")]
     loss, executed = mean(row["divergence"] for row in rows), mean(row["executed"] for row in rows)
     seconds = f"{mean(row['seconds'] for row in rows):.0f}" if count else ""
