@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fake_tensorrt.cudart import PROTOTYPES, FakeCudart, FakeDriver
@@ -127,6 +129,47 @@ def test_a_machine_without_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda_library, "candidates", lambda: iter(["libnosuchcudart.so.12"]))
     with pytest.raises(MissingBackend, match=r"cannot be loaded: libnosuchcudart.*pip install"):
         cuda_library.load_library.__wrapped__()
+
+
+class Library:
+    """A libcudart of a version, on a machine whose driver knows another."""
+
+    def __init__(self, runtime: int, driver: int) -> None:
+        self._versions = {"cudaRuntimeGetVersion": runtime, "cudaDriverGetVersion": driver}
+
+    def __getattr__(self, name: str) -> Callable[[Any], int]:
+        if name not in self._versions:
+            raise AttributeError(name)
+
+        def give(value: Any) -> int:
+            value._obj.value = self._versions[name]
+            return 0
+
+        return give
+
+
+@pytest.mark.parametrize(
+    ("driver", "chosen"),
+    [(13010, "13"), (12020, "12"), (12080, "12"), (11040, "11"), (10020, "13"), (0, "13")],
+)
+def test_the_newest_library_that_the_driver_serves(
+    driver: int, chosen: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    libraries = {"13": Library(13000, driver), "12": Library(12060, driver), "11": Library(11040, driver)}
+    monkeypatch.setattr(cuda_library, "candidates", lambda: iter(("none", *libraries)))
+
+    def load(name: str) -> Library:
+        if name not in libraries:
+            raise OSError(f"{name}: no such file")
+        return libraries[name]
+
+    monkeypatch.setattr(ctypes, "CDLL", load)
+    assert cuda_library.load_library.__wrapped__() is libraries[chosen]  # type: ignore[comparison-overlap]
+
+
+def test_a_library_of_another_kind_is_served_by_no_driver() -> None:
+    broken: Any = object()
+    assert not cuda_library.is_served(broken)
 
 
 def test_pips_library_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -169,3 +169,71 @@ def test_a_run_that_fails(install: Install, bundle: Bundle) -> None:
         trt.script.run_errors = ["FAKE failure of a kernel"]
         with pytest.raises(InputError, match=r"could not run.*(.|\n)*FAKE failure of a kernel"):
             session.infer({"images": images(bundle)})
+
+
+def test_the_device_is_waited_for_before_memory_goes(install: Install, bundle: Bundle) -> None:
+    trt = install("10.3")
+    build(bundle, "--variant", REDUCED)
+    session = opened(bundle)
+    session.infer({"images": images(bundle)})
+    session.launch()
+    trt.cudart.calls.clear()
+    session.close()
+    first, *rest = trt.cudart.calls
+    assert first == "cudaStreamSynchronize"
+    assert {"cudaStreamDestroy", "cudaFree", "cudaFreeHost"} == set(rest)
+    with pytest.raises(ValueError, match="the session is closed"):
+        session.launch()
+
+
+def test_a_broken_device_is_named_by_what_failed_first(install: Install, bundle: Bundle) -> None:
+    trt = install("10.3")
+    build(bundle, "--variant", REDUCED)
+    session = opened(bundle)
+    names = ("cudaStreamSynchronize", "cudaStreamDestroy", "cudaFree", "cudaFreeHost")
+    trt.cudart.fail |= dict.fromkeys(names, 700)  # an illegal address: every later call fails too
+    with pytest.raises(MissingBackend, match="waiting for the device: unknown error"), session:
+        session.infer({"images": images(bundle)})
+    trt.cudart.fail.clear()
+    trt.cudart.fail |= {"cudaMallocHost": 2, "cudaStreamDestroy": 700}
+    with pytest.raises(MissingBackend, match="pinned memory: out of memory"):
+        opened(bundle)
+
+
+def test_what_can_be_given_back_is(install: Install, bundle: Bundle) -> None:
+    trt = install("10.3")
+    build(bundle, "--variant", REDUCED)
+    session = opened(bundle, cuda_graph=True)
+    session.infer({"images": images(bundle)})
+    trt.cudart.fail["cudaFree"] = 1
+    with pytest.raises(MissingBackend, match="freeing device memory"):
+        session.close()
+    assert {kind for kind, _ in trt.cudart.live.values()} == {"device"}
+    session.close()
+
+
+def test_a_graph_that_cannot_be_recorded(install: Install, bundle: Bundle) -> None:
+    trt = install("10.3")
+    build(bundle, "--variant", REDUCED)
+    with opened(bundle, cuda_graph=True) as session:
+        trt.script.capture_errors = ["FAKE: this operation is not permitted when the stream is capturing"]
+        with pytest.raises(InputError, match=r"could not run.*(.|\n)*not permitted"):
+            session.infer({"images": images(bundle)})
+        assert not trt.cudart.is_recording(session.stream)
+        assert "graph" not in {kind for kind, _ in trt.cudart.live.values()}
+        trt.script.capture_errors = []
+        assert session.infer({"images": images(bundle)})["logits"].shape == (1, 3)
+    assert trt.cudart.live == {}
+
+
+def test_a_shape_that_was_refused_is_not_taken_for_set(install: Install, bundle: Bundle) -> None:
+    trt = install("10.13")
+    build(bundle, "--variant", tiny_bundle.DYNAMIC, "--profile", "1,2,3")
+    pictures = images(bundle, 3)
+    with opened(bundle, tiny_bundle.DYNAMIC) as session:
+        right = session.infer({"images": pictures})["logits"]
+        trt.script.shape_errors = ["FAKE refusal of a shape"]
+        with pytest.raises(InputError, match=r"takes no images of \(2, 3, 8, 8\)(.|\n)*FAKE refusal"):
+            session.infer({"images": pictures[:2]})
+        trt.script.shape_errors = []
+        np.testing.assert_array_equal(session.infer({"images": pictures})["logits"], right)

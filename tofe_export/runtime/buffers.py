@@ -42,9 +42,11 @@ class Buffer:
         return np.array(self._view(shape))
 
     def close(self) -> None:
-        """Give both memories back."""
-        self._cuda.free(self.device)
-        self._cuda.free_host(self._host)
+        """Give both memories back, the second even if the first fails. Raises MissingBackend."""
+        try:
+            self._cuda.free(self.device)
+        finally:
+            self._cuda.free_host(self._host)
 
     def _view(self, shape: tuple[int, ...]) -> Array:
         size = math.prod(shape) * self._dtype.itemsize

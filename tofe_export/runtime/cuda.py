@@ -157,6 +157,14 @@ class Cuda:
         finally:
             self._call("destroying a CUDA graph", "cudaGraphDestroy", graph)
 
+    def abandon_capture(self, stream: int) -> None:
+        """End a recording that went wrong, whatever CUDA says of it; the stream can be used again."""
+        graph = c_void_p()
+        self._library.cudaStreamEndCapture(stream, ctypes.byref(graph))
+        if graph.value:
+            self._library.cudaGraphDestroy(graph)
+        self._library.cudaGetLastError()  # forget it, or the next call reports it
+
     def launch_graph(self, executable: int, stream: int) -> None:
         """Run what was recorded."""
         self._call("starting a CUDA graph", "cudaGraphLaunch", executable, stream)

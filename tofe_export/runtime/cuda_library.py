@@ -1,7 +1,8 @@
 """Finding libcudart and the driver's library.
 
 The runtime library is looked for under the names of CUDA 13, 12 and 11, and inside the pip packages that
-bring it on desktops. A process that has one loaded already (TensorRT brings its own reference) gets the same.
+bring it on desktops. Several may be installed, and the newest is of no use where the driver is older: the
+first one is taken whose major version the driver serves.
 """
 
 from __future__ import annotations
@@ -24,13 +25,26 @@ _MEND = (
 @cache
 def load_library() -> ctypes.CDLL:
     """libcudart, wherever it is. Raises MissingBackend with what was tried."""
-    return _open(candidates(), "the CUDA runtime library", _MEND)
+    found = _open(candidates(), "the CUDA runtime library", _MEND)
+    first = next(found)
+    return next((library for library in (first, *found) if is_served(library)), first)
 
 
 @cache
 def load_driver() -> ctypes.CDLL:
     """The driver's library. Raises MissingBackend with what was tried."""
-    return _open(_DRIVER, "the CUDA driver", "Install NVIDIA's driver")
+    return next(_open(_DRIVER, "the CUDA driver", "Install NVIDIA's driver"))
+
+
+def is_served(library: ctypes.CDLL) -> bool:
+    """Whether the installed driver is new enough for a libcudart; False without a driver."""
+    runtime, driver = ctypes.c_int(), ctypes.c_int()
+    try:
+        failed = library.cudaRuntimeGetVersion(ctypes.byref(runtime))
+        failed = library.cudaDriverGetVersion(ctypes.byref(driver)) or failed
+    except AttributeError:  # no libcudart, whatever its name
+        return False
+    return not failed and runtime.value // 1000 <= driver.value // 1000  # 12060 is 12.6
 
 
 def candidates() -> Iterator[str]:
@@ -42,11 +56,17 @@ def candidates() -> Iterator[str]:
             yield str(file)
 
 
-def _open(names: Iterable[str], what: str, mend: str) -> ctypes.CDLL:
+def _open(names: Iterable[str], what: str, mend: str) -> Iterator[ctypes.CDLL]:
+    """Every library of these names that loads. Raises MissingBackend when there is none."""
     reasons: list[str] = []
+    loaded = 0
     for name in names:
         try:
-            return ctypes.CDLL(name)
-        except OSError as error:  # noqa: PERF203 - trying names is what the loop is for
+            library = ctypes.CDLL(name)
+        except OSError as error:
             reasons.append(str(error))
-    raise MissingBackend(f"{what} cannot be loaded: {'; '.join(reasons)}. {mend}")
+            continue
+        loaded += 1
+        yield library
+    if not loaded:
+        raise MissingBackend(f"{what} cannot be loaded: {'; '.join(reasons)}. {mend}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tofe_export.bundle import DEFAULT_PATH, Bundle
-from tofe_export.errors import InputError, UsageError, VariantError
+from tofe_export.errors import InputError, TofeError, UsageError, VariantError
 
 BACKENDS = ("onnxruntime", "tensorrt")
 
@@ -100,7 +101,8 @@ class Session(ABC):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        with suppress(TofeError) if error else nullcontext():  # what happened first is what counts
+            self.close()
 
     def _check(self, feeds: Mapping[str, Array]) -> None:
         if feeds.keys() != self.inputs.keys():

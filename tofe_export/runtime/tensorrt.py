@@ -8,12 +8,13 @@ and a line in its log, so every answer is checked and the lines come with the er
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import numpy as np
 
 from tofe_export.bundle import Bundle
-from tofe_export.errors import BundleError, InputError, MissingBackend
+from tofe_export.errors import BundleError, InputError, MissingBackend, TofeError
 from tofe_export.manifest import Variant
 from tofe_export.runtime.buffers import Buffer
 from tofe_export.runtime.cuda import Cuda
@@ -81,7 +82,8 @@ class TensorRtSession(Session):
         try:
             self._load(trt, plan)
         except BaseException:
-            self.close()
+            with suppress(TofeError):  # of a device that is broken, what happened first is what counts
+                self.close()
             raise
 
     @property
@@ -93,8 +95,9 @@ class TensorRtSession(Session):
 
     def launch(self) -> None:
         """Put one run of the engine into the stream; needs one `infer` before. Raises InputError."""
+        stream = self.stream
         if self._graph is not None:
-            self.cuda.launch_graph(self._graph, self.stream)
+            self.cuda.launch_graph(self._graph, stream)
         else:
             self._enqueue()
 
@@ -109,18 +112,23 @@ class TensorRtSession(Session):
         return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
 
     def close(self) -> None:
-        """Give device memory, stream and engine back."""
-        if self._stream is not None:
-            self._forget_graph()
-            self.cuda.destroy_stream(self._stream)
-            self._stream = None
+        """Give device memory, stream and engine back, all of it whatever fails. Raises MissingBackend."""
+        with ExitStack() as last_first:
+            for buffer in self._buffers.values():
+                last_first.callback(buffer.close)
+            self._buffers = {}
+            last_first.callback(self._unload)
+            if self._stream is not None:
+                last_first.callback(self.cuda.destroy_stream, self._stream)
+                last_first.callback(self._forget_graph)
+                last_first.callback(self.cuda.synchronize, self._stream)  # kernels may still use all of it
+                self._stream = None
+
+    def _unload(self) -> None:
         self._profiler = None
         self._context = None  # before the engine, which is before the runtime
         self._loaded = None
         self._runtime = None
-        for buffer in self._buffers.values():
-            buffer.close()
-        self._buffers = {}
 
     def _load(self, trt: Trt, plan: bytes) -> None:
         with self._logger.listening() as lines:
@@ -168,6 +176,7 @@ class TensorRtSession(Session):
         if all(self._shapes.get(name) == shape for name, shape in shapes.items()):
             return
         self._forget_graph()
+        self._shapes = {}  # should one of them be refused, TensorRT holds a mixture
         context: Context = self._context
         with self._logger.listening() as lines:
             for name, shape in shapes.items():
@@ -176,11 +185,11 @@ class TensorRtSession(Session):
                 if port.dynamic and not context.set_input_shape(name, shape):
                     what = f"TensorRT takes no {name} of {shape}"
                     raise InputError(with_lines(what, lines.everything, _SILENT))
-        self._shapes = dict(shapes)
-        self._shapes |= {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
-        if open_ended := [name for name in self.outputs if min(self._shapes[name], default=1) < 0]:
-            found = f"{open_ended[0]} {self._shapes[open_ended[0]]}"
+        made = {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
+        if open_ended := [name for name in self.outputs if min(made[name], default=1) < 0]:
+            found = f"{open_ended[0]} {made[open_ended[0]]}"
             raise BundleError(f"{self.engine.path}: expected outputs of known sizes, found {found}")
+        self._shapes = {**shapes, **made}
 
     def _require(self, port: Port, shape: Shape) -> None:
         """Raise InputError for a shape outside the profile."""
@@ -203,13 +212,17 @@ class TensorRtSession(Session):
         self._enqueue()
         self.cuda.synchronize(self.stream)
         self.cuda.begin_capture(self.stream)
-        self._enqueue()
+        try:
+            self._enqueue()
+        except BaseException:
+            self.cuda.abandon_capture(self.stream)  # else the stream records for ever, and runs nothing
+            raise
         self._graph = self.cuda.end_capture(self.stream)
 
     def _forget_graph(self) -> None:
-        if self._graph is not None:
-            self.cuda.destroy_graph(self._graph)
-            self._graph = None
+        graph, self._graph = self._graph, None
+        if graph is not None:
+            self.cuda.destroy_graph(graph)
 
 
 def _ports(trt: Trt, engine: Engine, file: EngineFile) -> list[Port]:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from ctypes import POINTER, c_float, c_int, c_size_t, c_uint, c_ulonglong, c_void_p
 from typing import Any
 
-INVALID_VALUE, OUT_OF_MEMORY = 1, 2
+INVALID_VALUE, OUT_OF_MEMORY, ILLEGAL_STATE, CAPTURE_UNSUPPORTED = 1, 2, 401, 900
 TOTAL = 8 << 30
 
 OUT = POINTER(c_void_p)
@@ -110,6 +110,10 @@ class FakeCudart:
             work()
         return True
 
+    def is_recording(self, stream: int) -> bool:
+        """Whether a graph is being captured from the stream."""
+        return stream in self._recording
+
     def holds(self, address: int, size: int, kind: str) -> bool:
         """Whether these bytes are in one allocation of that kind."""
         return any(
@@ -197,13 +201,19 @@ class FakeCudart:
         return self._drop(stream, "stream")
 
     def _cudaStreamSynchronize(self, stream: int) -> int:
+        if stream in self._recording:  # waiting for what is only recorded
+            return CAPTURE_UNSUPPORTED
         return 0 if self._is(stream, "stream") else INVALID_VALUE
 
     def _cudaStreamBeginCapture(self, stream: int, mode: int) -> int:
+        if stream in self._recording:
+            return ILLEGAL_STATE
         self._recording[stream] = []
         return 0 if self._is(stream, "stream") and mode in (0, 1, 2) else INVALID_VALUE
 
     def _cudaStreamEndCapture(self, stream: int, out: Any) -> int:
+        if stream not in self._recording:
+            return ILLEGAL_STATE
         return self._make(out, "graph", self._recording.pop(stream))
 
     def _cudaGraphInstantiateWithFlags(self, out: Any, graph: int, flags: int) -> int:

@@ -153,6 +153,10 @@ class IExecutionContext:
         object.__setattr__(self, "_profiler", value)
 
     def set_input_shape(self, name: str, shape: Any) -> bool:
+        for line in self._fake.script.shape_errors:
+            self._fake.log("ERROR", line)
+            self._shapes.clear()
+            return False
         self._shapes[name] = tuple(shape)
         return True
 
@@ -168,7 +172,8 @@ class IExecutionContext:
         return self._fake.cudart.holds(memory, 1, "device")  # type: ignore[no-any-return]
 
     def execute_async_v3(self, stream_handle: int) -> bool:
-        for line in self._fake.script.run_errors:
+        recorded = self._fake.cudart.is_recording(stream_handle)
+        for line in (self._fake.script.capture_errors if recorded else []) or self._fake.script.run_errors:
             self._fake.log("ERROR", line)
             return False
         return bool(self._fake.cudart.submit(stream_handle, self._compute))

@@ -29,6 +29,8 @@ class Script:
     refuse_plan: list[str] = field(default_factory=list)  # deserializing logs them and gives None
     no_context: list[str] = field(default_factory=list)  # likewise the execution context
     run_errors: list[str] = field(default_factory=list)  # likewise running
+    capture_errors: list[str] = field(default_factory=list)  # likewise running while a graph is recorded
+    shape_errors: list[str] = field(default_factory=list)  # an input's shape is refused, and forgotten
     gain: float = 1.0  # the first output comes out times this
     not_finite: bool = False  # the first output holds NaN
 
