@@ -17,7 +17,7 @@ import click
 
 from tofe_export.cli import bundles, console, options, trt_report
 from tofe_export.cli.inspect import size
-from tofe_export.errors import BuildFailed, BundleError, PrecisionError
+from tofe_export.errors import BuildFailed, BundleError, InputError, PrecisionError, UsageError
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -89,6 +89,10 @@ def command(
     from tofe_export.trt.platform import Platform
     from tofe_export.trt.request import BuildOptions
 
+    if timing_cache is not None and not timing_cache.absolute().parent.is_dir():
+        raise UsageError(
+            f"--timing-cache {timing_cache}: there is no folder {timing_cache.absolute().parent}"
+        )
     wanted = tuple(precision for precision in PRECISIONS if choice.pop(precision))
     wanted += choice.pop("precisions")
     opened = bundles.open_bundle(bundle)
@@ -175,7 +179,10 @@ def kept_engine(bundle: Bundle, job: Job, platform: Platform) -> EngineFile | No
     from tofe_export.trt.engines import engine_here
 
     engine = engine_here(bundle, job.variant, platform.device, platform.features, job.probe)
-    if engine is None or engine.sidecar.options != job.options:
+    if engine is None:
+        return None
+    made = engine.sidecar
+    if (made.options, made.typing, made.graph) != (job.options, job.typing, job.graph):
         return None
     try:
         engine.load()
@@ -183,6 +190,17 @@ def kept_engine(bundle: Bundle, job: Job, platform: Platform) -> EngineFile | No
         console.note(str(error))
         return None
     return engine
+
+
+def stored_timings(cache: Path) -> bytes:
+    """What an earlier build left, or nothing. Raises InputError."""
+    try:
+        return cache.read_bytes() if cache.is_file() else b""
+    except OSError as error:
+        raise InputError(
+            f"the timing cache {cache} cannot be read: {error.strerror or error}. Change its permissions, or "
+            "name another by --timing-cache"
+        ) from error
 
 
 def build_one(
@@ -201,10 +219,8 @@ def build_one(
         waits = "" if platform.features.progress else " when this engine is done; Ctrl-C again leaves at once"
         console.warn(f"stopping{waits}. Nothing of {job.name} is written")
 
-    timings = cache.read_bytes() if cache.is_file() else b""
-    outcome = build(
-        bundle, job, platform, timings, lambda stage: progress.show(f"{job.name}: {stage}"), on_stop
-    )
+    timings = stored_timings(cache)
+    outcome = build(bundle, job, platform, timings, on_tick, on_stop)
     engine = write_engine(bundle, outcome.built)
     if outcome.timing_cache != timings:
         write_atomic(cache, outcome.timing_cache)

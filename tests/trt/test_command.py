@@ -145,6 +145,32 @@ def test_the_timing_cache(call: Any, typed_bundle: Bundle, tmp_path: Path) -> No
     assert (own.read_bytes(), other.read_bytes()) == (b"++", b"+")
 
 
+def test_a_timing_cache_that_cannot_be_used(
+    call: Any, typed_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    result = call("--variant", FP16, "--timing-cache", str(tmp_path / "none" / "t.cache"))
+    assert (result.exit_code, plans(typed_bundle)) == (2, [])
+    assert f"there is no folder {tmp_path / 'none'}" in result.stderr
+
+    def refuse(path: Path) -> bytes:
+        raise PermissionError(13, "Permission denied")
+
+    (tmp_path / "t.cache").write_bytes(b"")
+    monkeypatch.setattr(Path, "read_bytes", refuse)
+    result = call("--variant", FP16, "--timing-cache", str(tmp_path / "t.cache"))
+    assert (result.exit_code, plans(typed_bundle)) == (3, [])
+    assert "t.cache cannot be read: Permission denied" in result.stderr
+
+
+def test_names_that_lead_out_of_the_bundle(call: Any, typed_bundle: Bundle) -> None:
+    file = typed_bundle.path / "manifest.json"
+    file.write_text(file.read_text().replace(f'"name": "{FP16}"', '"name": "../../elsewhere"'))
+    result = call("--fp16")
+    assert result.exit_code == 4
+    assert "names can be file names, found '../../elsewhere'" in result.stderr
+    assert list(typed_bundle.path.parent.glob("elsewhere*")) == []
+
+
 def test_known_faults_are_warned_of(call: Any) -> None:
     result = call("--fp16", "--quiet")
     assert result.stderr.count("NVIDIA/TensorRT issue 4723") == 1

@@ -181,6 +181,52 @@ def test_engines_from_elsewhere_are_refused(
     assert engine.path.name in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("edit", "reason"),
+    [
+        (  # of another variant, and renamed
+            {"graph": {"file": "variants/1.50g-scatter-fp16-b4.onnx"}},
+            f"it was built from variants/1.50g-scatter-fp16-b4.onnx of {NAME}, expected variants/{NAME}.onnx",
+        ),
+        (  # of the float32 graph, as on 8.6, but not by a flag
+            {"twin": "2.00g-scatter-fp32-b1"},
+            f"it was built from variants/{NAME}.onnx of 2.00g-scatter-fp32-b1, expected variants/{NAME}.onnx",
+        ),
+        (
+            {"typing": "weak"},
+            "expected variants/2.00g-scatter-fp32-b1.onnx of 2.00g-scatter-fp32-b1",
+        ),
+        ({"precision": "fp32"}, r"its sidecar says fp32 honoured \(strong\) at batch 1, expected fp16"),
+        ({"verdict": "not honoured"}, "its sidecar says fp16 not honoured"),
+        ({"typing": "float32"}, r"its sidecar says fp16 honoured \(float32\)"),
+        ({"batch": 8}, "at batch 8, expected fp16 honoured at batch 1"),
+    ],
+)
+def test_an_engine_is_of_its_variant_or_refused(
+    typed_bundle: Bundle,
+    engine: EngineFile,
+    device: Device,
+    features: Features,
+    edit: dict[str, Any],
+    reason: str,
+) -> None:
+    test_engines_from_elsewhere_are_refused(typed_bundle, engine, device, features, edit, reason)
+
+
+def test_a_weakly_typed_engine_is_of_the_float32_graph(
+    typed_bundle: Bundle, engine: EngineFile, device: Device, features: Features
+) -> None:
+    twin = typed_bundle.variant("2.00g-scatter-fp32-b1")
+    graph = File(twin.file, twin.sha256)
+    made = replace(engine.sidecar, typing="weak", twin=twin.name, graph=graph)
+    weak = replace(engine, sidecar=made)
+    assert check_engine(weak, typed_bundle, device, features) is None
+    probe = replace(engine, sidecar=replace(made, probe=True))
+    assert "expected variants/2.00g-scatter-fp32-b1.probe.onnx" in str(
+        check_engine(probe, typed_bundle, device, features)
+    )
+
+
 def test_a_plan_that_is_gone(
     typed_bundle: Bundle, engine: EngineFile, device: Device, features: Features
 ) -> None:
@@ -237,7 +283,13 @@ def test_a_damaged_sidecar_hides_no_other_engine(
     typed_bundle: Bundle, engine: EngineFile, device: Device, features: Features
 ) -> None:
     (typed_bundle.path / "engines" / f"{NAME}.l4.10.3.0.json").write_text("{")
-    assert find_engine(typed_bundle, typed_bundle.variant(NAME), device, features) == engine
+    variant = typed_bundle.variant(NAME)
+    assert find_engine(typed_bundle, variant, device, features) == engine
+    engine.path.with_suffix(".json").unlink()
+    with pytest.raises(
+        MissingBackend, match=r"l4\.10\.3\.0\.json: Expecting property name"
+    ):  # not "none was built"
+        find_engine(typed_bundle, variant, device, features)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +300,7 @@ def test_a_damaged_sidecar_hides_no_other_engine(
         ({"verdict": "perhaps"}, "verdict: expected one of honoured, not honoured, not provable"),
         ({"network": {"fp16": "many"}}, "network: expected numbers of layers"),
         ({"batch": 0}, "batch: expected an integer of at least 1"),
+        ({"tensorrt": "new"}, "tensorrt: expected a version, found 'new'"),
         ({"surplus": 1}, "unknown key 'surplus'"),
     ],
 )

@@ -1,10 +1,10 @@
 """From a job to a plan: one builder for TensorRT 8.6 to 11.x.
 
 Parse, hold (8.6), configure, build, then look at what came out: the plan is loaded once by the same TensorRT,
-its inputs and outputs are compared with the graph's, and the inspector says in which precisions the layers
-compute. Only an engine that honours the precision it was asked for leaves this module; nothing is written
-here. TensorRT reports failure by None and a line in its log, so every call's answer is checked and the lines
-come with the error.
+its output is compared with the graph's, and the inspector says in which precisions the layers compute. Only
+an engine that honours the precision it was asked for leaves this module; nothing is written here. TensorRT
+reports failure by None and a line in its log, so every call's answer is checked and the lines come with the
+error.
 """
 
 from __future__ import annotations

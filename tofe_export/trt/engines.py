@@ -9,13 +9,14 @@ Engines are not in the manifest, because a bundle may be shared by many devices.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from tofe_export.bundle import Bundle
 from tofe_export.errors import BundleError, MissingBackend
 from tofe_export.files import sha256_bytes, write_atomic, writing
-from tofe_export.manifest import Variant
+from tofe_export.manifest import File, Variant
 from tofe_export.trt.compat import Features, parse_version
 from tofe_export.trt.device import Device
 from tofe_export.trt.plan import FOLDER, HEADER_BYTES, plan_version
@@ -63,8 +64,9 @@ def write_engine(bundle: Bundle, built: Built) -> EngineFile:
 
 def plan_fault(data: bytes, sidecar: Sidecar) -> str | None:
     """Why these bytes are not the sidecar's plan, or None."""
-    if len(data) < sidecar.plan_bytes:
-        return f"expected {sidecar.plan_bytes} bytes, found {len(data)}: the plan is truncated"
+    if len(data) != sidecar.plan_bytes:
+        what = "is truncated" if len(data) < sidecar.plan_bytes else "was changed"
+        return f"expected {sidecar.plan_bytes} bytes, found {len(data)}: the plan {what}"
     if sidecar.plan_version and plan_version(data[:HEADER_BYTES]) is None:
         return "expected a TensorRT plan, found something else"
     if sha256_bytes(data) != sidecar.plan_sha256:
@@ -75,7 +77,7 @@ def plan_fault(data: bytes, sidecar: Sidecar) -> str | None:
 def check_engine(engine: EngineFile, bundle: Bundle, device: Device, features: Features) -> str | None:
     """Why an engine cannot be used here, from its sidecar alone; None if it can.
 
-    The plan's bytes are proven by `EngineFile.load`.
+    The plan's bytes are proven by `EngineFile.load`. Raises VariantError: an engine of no variant here.
     """
     sidecar = engine.sidecar
     if reason := _other_tensorrt(sidecar, features):
@@ -86,10 +88,33 @@ def check_engine(engine: EngineFile, bundle: Bundle, device: Device, features: F
             f"it was built on {built_on.name} (compute capability {built_on.compute_capability}), this is "
             f"{device.name} ({device.compute_capability})"
         )
-    if bundle.manifest.files().get(sidecar.graph.file) != sidecar.graph.sha256:
-        return f"the bundle's graph {sidecar.graph.file} changed since it was built"
+    if reason := _other_graph(sidecar, bundle):
+        return reason
     if not engine.path.is_file():
         return f"the plan {engine.path.name} is gone"
+    return None
+
+
+def _other_graph(sidecar: Sidecar, bundle: Bundle) -> str | None:
+    """Whether the engine is of this bundle's variant as it is now: its graph, precision and batch."""
+    variant = bundle.variant(sidecar.variant)
+    by_flag = sidecar.typing == "weak" and variant.precision == "fp16"
+    twin = variant.extra.get("twin") if by_flag else None
+    source = next((other for other in bundle.manifest.variants if other.name == twin), variant)
+    own = source.probe if sidecar.probe else File(source.file, source.sha256)
+    if own is None or sidecar.graph.file != own.file or (sidecar.twin or variant.name) != source.name:
+        found = f"{sidecar.graph.file} of {sidecar.twin or sidecar.variant}"
+        return f"it was built from {found}, expected {own.file if own else 'no probe'} of {source.name}"
+    if sidecar.graph != own:
+        return f"the bundle's graph {own.file} changed since it was built"
+    said = (sidecar.precision, sidecar.batch, sidecar.verdict)
+    if said != (variant.precision, variant.batch, "honoured") or (
+        sidecar.typing == "float32" and variant.precision != "fp32"
+    ):
+        return (
+            f"its sidecar says {sidecar.precision} {sidecar.verdict} ({sidecar.typing}) at batch "
+            f"{sidecar.batch}, expected {variant.precision} honoured at batch {variant.batch}"
+        )
     return None
 
 
@@ -112,16 +137,21 @@ _COMPATIBLE_MAJORS = ((8, 8), (10, 10), (11, 11), (8, 10), (10, 11))
 
 def engines_of(bundle: Bundle, variant: Variant, probe: bool = False) -> list[EngineFile]:
     """All engines of a variant in the bundle, for any device; sidecars that cannot be read are left out."""
-    found = []
-    ending = ".probe" if probe else ""
-    for file in sorted((bundle.path / FOLDER).glob(f"{variant.name}{ending}.*.json")):
+    return [found for found in _found(bundle, variant, probe) if isinstance(found, EngineFile)]
+
+
+def _found(bundle: Bundle, variant: Variant, probe: bool) -> Iterator[EngineFile | BundleError]:
+    """The same, with what is wrong with the others: one damaged file must not hide the rest."""
+    begins = f"{variant.name}{'.probe' if probe else ''}."
+    files = (bundle.path / FOLDER).glob("*.json")
+    for file in sorted(file for file in files if file.name.startswith(begins)):
         try:
             sidecar = Sidecar.load(file)
-        except BundleError:  # one damaged file must not hide the others
+        except BundleError as error:
+            yield error
             continue
         if (sidecar.variant, sidecar.probe) == (variant.name, probe):
-            found.append(EngineFile(file.with_suffix(".plan"), sidecar))
-    return found
+            yield EngineFile(file.with_suffix(".plan"), sidecar)
 
 
 def engine_here(
@@ -146,7 +176,9 @@ def find_engine(
         return engine
     reasons = [
         f"{other.path.name}: {check_engine(other, bundle, device, features)}"
-        for other in engines_of(bundle, variant, probe)
+        if isinstance(other, EngineFile)
+        else str(other)
+        for other in _found(bundle, variant, probe)
     ]
     found = "; ".join(reasons) or "none was built"
     raise MissingBackend(

@@ -12,6 +12,7 @@ Three ways lead to a precision, and which one there is depends on the TensorRT (
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
@@ -63,7 +64,15 @@ class Job:
 def make_job(
     bundle: Bundle, variant: Variant, features: Features, options: BuildOptions, probe: bool = False
 ) -> Job:
-    """Decide how a variant's engine is built. Raises UsageError: not with this TensorRT, or no probe."""
+    """Decide how a variant's engine is built.
+
+    Raises UsageError (not with this TensorRT, or no probe) and BundleError (the manifest lacks something).
+    """
+    if not re.fullmatch(r"\w[\w.-]*", variant.name):
+        raise BundleError(
+            f"manifest.json: expected variants whose names can be file names, found {variant.name!r}. Do not "
+            "use this bundle unless you know where it comes from"
+        )
     typing = _typing(variant, features)
     source, held = variant, tuple[str, ...]()
     if typing == "weak" and variant.precision == "fp16":

@@ -13,9 +13,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from tofe_export.errors import BundleError
+from tofe_export.errors import BundleError, MissingBackend
 from tofe_export.fields import Fields
 from tofe_export.manifest import DYNAMIC, Batch, File
+from tofe_export.trt.compat import parse_version
 from tofe_export.trt.device import Device
 from tofe_export.trt.inspect import VERDICTS, Layers
 from tofe_export.trt.request import BuildOptions
@@ -101,7 +102,7 @@ def _read(data: Fields) -> Sidecar:
         precision=data.text("precision"),
         typing=data.text("typing", TYPINGS),
         batch="dyn" if data.get("batch") == DYNAMIC else data.integer("batch", least=1),
-        tensorrt=data.text("tensorrt"),
+        tensorrt=_read_version(data),
         device=Device.read(data.child("device")),
         options=_read_options(data.child("options")),
         flags=data.texts("flags"),
@@ -114,6 +115,16 @@ def _read(data: Fields) -> Sidecar:
     )
     data.done()
     return sidecar
+
+
+def _read_version(data: Fields) -> str:
+    """TensorRT's version as it calls itself."""
+    text = data.text("tensorrt")
+    try:
+        parse_version(text)
+    except MissingBackend as error:  # of a module it would be a broken installation, here it is a broken file
+        raise ValueError(f"{data.place('tensorrt')}: expected a version, found {text!r}") from error
+    return text
 
 
 def _read_options(data: Fields) -> BuildOptions:
