@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_export.errors import MissingBackend
+from tofe_export.trt.api import Inspector
 from tofe_export.trt.compat import Features, load
 from tofe_export.trt.device import driver_version
 from tofe_export.trt.explain import with_lines
@@ -58,7 +59,7 @@ def engine(plan: Path, out: Path, whole: bool) -> dict[str, Any]:
         loaded = runtime.deserialize_cuda_engine(plan.read_bytes())
         if loaded is None:
             return {"engine": plan.name, "error": with_lines("it does not load", lines.everything, "unknown")}
-        inspector = loaded.create_engine_inspector()
+        inspector: Inspector = loaded.create_engine_inspector()
         text = str(inspector.get_engine_information(trt.LayerInformationFormat.JSON))
     packed = gzip.compress(text.encode(), mtime=0)
     (out / f"{plan.stem}.inspector.json.gz").write_bytes(packed)

@@ -72,12 +72,6 @@ def inventories() -> dict[str, Inventory]:
 
 
 @pytest.fixture(scope="session")
-def contract_module() -> Any:
-    """The module contract.py."""
-    return _load("contract")
-
-
-@pytest.fixture(scope="session")
 def api_module(inventories: dict[str, Inventory]) -> Callable[[str], Any]:
     """`api_module("10.3")`: a module that has TensorRT 10.3's names."""
     return lambda name: make_module(inventories[name])
