@@ -1,15 +1,17 @@
-"""`fit` against training, against ToMe off the shelf, and against chance, on scikit-learn's digits.
+"""`fit` against training, against ToMe, and against chance, on scikit-learn's digits or on CIFAR-10.
 
-    python benchmarks/fit.py [--work DIR] [--seeds 0,1,2] [--images 256,898]
-    python benchmarks/fit.py --table
+    python benchmarks/fit.py [--size small] [--seeds 0,1,2] [--images 256,898]
+    python benchmarks/fit.py --size medium --data CIFAR10 [--images 256,1024,4096]
+    python benchmarks/fit.py [--size medium] --table
 
 The setting, the dense backbones and the trained opponents are those of the accuracy experiment
-(`accuracy/run.py --size small`, whose results file must have the arms "backbone" and "tofe" of these seeds;
---work is its folder of backbones). There are 898 training images; more are copies of them, moved by up to two
-pixels as in training. Everything is judged on the test images: accuracy, and the divergence from
-and agreement with the dense model. ToMe gets the MACs that the fitted model really executes. Seconds are
-those of the processor, on one thread. Writes `results/fit_small.json` after every run, so that it may be
-stopped; --table prints what is there as Markdown.
+(`accuracy/run.py --size SIZE --arms tofe`, whose results file must have the arms "backbone" and "tofe" of
+these seeds; --work is its folder of backbones). Digits has 898 training images; more would be copies of them,
+moved by up to two pixels as in training. Everything is judged on the test images: accuracy, and the
+divergence from and agreement with the dense model. ToMe gets the MACs that the fitted model really executes:
+as it is, and tuned on the same images by the same steps as `fit`. Seconds are those of the processor, on one
+thread. Writes `results/fit_SIZE.json` after every run, so that it may be stopped; --table prints what is
+there as Markdown.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from accuracy.results import Results
 from accuracy.rivals.reduced import Reduced
 from accuracy.rivals.tome import ToMe
 from accuracy.run import WORK
-from accuracy.settings import SMALL
+from accuracy.settings import SIZES, Size
 from accuracy.tasks import load_task
 from accuracy.training import dense_backbone, fresh_backbone
 from torch import Tensor
@@ -41,23 +43,27 @@ from torch import Tensor
 from tofe_export.budget import gmacs, macs, macs_executed, printed
 from tofe_export.calibration.divergence import divergence
 from tofe_export.fitting.fit import Done, Options, fit
+from tofe_export.fitting.original import Original
+from tofe_export.fitting.tune import learn
 from tofe_export.model.freezer import StaticFreezer
 from tofe_export.model.tofe import Structure, ToFe
 from tofe_export.training.seeding import LIMIT, permutation
 
-NAME = "fit_small"
 LOWERING = "scatter"
 BATCH, JUDGING = 32, 4
 LABELS = {
     "modules": "fit: closed form alone",
     "counts": "fit: + counts by measurement",
-    "distil": "fit: + tuning (`--keep-backbone`)",
-    "blocks": "fit",
+    "blocks": "fit: + blocks refitted",
+    "tune": "fit",
+    "tome tuned": "ToMe, tuned likewise",
     "trained": "ToFe, trained with labels",
     "tome": "ToMe, off the shelf",
     "random": "identity, random selection",
     "dense": "dense",
 }
+IMAGES = {"small": (256, 898), "medium": (256, 1024, 4096)}
+TRAINED_ON = {"small": ("Digits", 898), "medium": ("CIFAR-10", 50_000)}
 Row = dict[str, Any]
 
 
@@ -99,30 +105,31 @@ class Test:
 def main() -> None:
     """Run what is missing, or print the table."""
     options = _options()
-    path = machine.RESULTS / f"{NAME}.json"
+    size, path = SIZES[options.size], machine.RESULTS / f"fit_{options.size}.json"
     rows: list[Row] = json.loads(path.read_text())["rows"] if path.exists() else []
     if options.table:
-        print("\n".join(table(rows)))
+        print("\n".join(table(rows, size)))
         return
     torch.set_num_threads(1)
-    for seed in options.seeds:
-        start = start_of(seed, options.work)
-        for share in SMALL.budgets:
-            for count in options.images:
+    for seed in options.seeds or size.seeds[:3]:
+        start = start_of(size, seed, options.work, options.data)
+        for share in options.shares or size.budgets:
+            for count in options.images or IMAGES[size.name]:
                 if any((row["seed"], row["share"], row["images"]) == (seed, share, count) for row in rows):
                     continue
                 new = list(run(start, share, count))
+                rows = json.loads(path.read_text())["rows"] if path.exists() else []  # others may add to it
                 rows += new if not _rivals(rows, seed, share) else [row for row in new if row["images"]]
-                machine.write(NAME, {"settings": SMALL.to_json(), "lowering": LOWERING, "rows": rows})
+                machine.write(path.stem, {"settings": size.to_json(), "lowering": LOWERING, "rows": rows})
                 print(seed, share, count, *(f"{r['arm']} {r['divergence']:.4f}" for r in new), flush=True)
 
 
-def start_of(seed: int, work: Path) -> Start:
+def start_of(size: Size, seed: int, work: Path, data: Path | None) -> Start:
     """Data and dense backbone of a seed, as the accuracy experiment has them."""
-    plain = fresh_backbone(SMALL, seed)
-    task = load_task(SMALL, seed, (len(plain.locations), plain.tokens))
-    dense = dense_backbone(SMALL, seed, task, work / f"{SMALL.dense_fingerprint()}-seed{seed}.pt")
-    return Start(dense.requires_grad_(False), SMALL, seed, task)
+    plain = fresh_backbone(size, seed)
+    task = load_task(size, seed, (len(plain.locations), plain.tokens), data)
+    dense = dense_backbone(size, seed, task, work / f"{size.dense_fingerprint()}-seed{seed}.pt")
+    return Start(dense.requires_grad_(False), size, seed, task)
 
 
 def run(start: Start, share: float, count: int) -> Iterator[Row]:
@@ -149,10 +156,28 @@ def run(start: Start, share: float, count: int) -> Iterator[Row]:
     steps[-1] |= {"selectors": fitted.way.name, "dense_now": fitted.dense._asdict()}
     yield from steps
     executed = steps[-1]["executed"] * 1e9
+    tome = ToMe.for_macs(start.backbone(), executed)
     none = key | {"images": 0, "seconds": 0.0}
-    yield none | {"arm": "tome"} | test.of_rival(ToMe.for_macs(start.backbone(), executed))
+    yield none | {"arm": "tome"} | test.of_rival(tome)
+    if count == IMAGES[start.size.name][-1]:
+        yield key | {"arm": "tome tuned", "images": count} | tuned_tome(tome, start, images, test)
     pattern = FixedPattern.for_macs(start.backbone(), start.dense.locations, "random", executed)
     yield none | {"arm": "random"} | test.of_rival(pattern)
+
+
+def tuned_tome(tome: ToMe, start: Start, images: Sequence[Tensor], test: Test) -> Row:
+    """ToMe after as many steps towards the dense model's answers, on the same images, as `fit` takes."""
+    began, random = time.process_time(), torch.Generator().manual_seed(start.seed)
+    learn(
+        tome,
+        list(tome.parameters()),
+        Original(start.dense),
+        images,
+        Options().steps,
+        random,
+        lambda text: None,
+    )
+    return {"seconds": time.process_time() - began} | test.of_rival(tome)
 
 
 def unlabelled(start: Start, count: int) -> tuple[Tensor, Tensor]:
@@ -174,12 +199,13 @@ def _rivals(rows: Sequence[Row], seed: int, share: float) -> bool:
     return any((row["seed"], row["share"], row["images"]) == (seed, share, 0) for row in rows)
 
 
-def table(rows: Sequence[Row]) -> Iterator[str]:
+def table(rows: Sequence[Row], size: Size) -> Iterator[str]:
     """Means over seeds, one table per budget, with the trained model's accuracy beside them."""
-    records = Results(Results.default(SMALL), SMALL).records
+    records = Results(Results.default(size), size).records
     seeds = sorted({row["seed"] for row in rows})
     dense = [r.accuracy for r in records if r.arm == "backbone" and r.seed in seeds]
-    yield f"Seeds {', '.join(map(str, seeds))}; dense accuracy {_percent(dense)} %."
+    task, trained_on = TRAINED_ON[size.name]
+    yield f"{task}, seeds {', '.join(map(str, seeds))}; dense accuracy {_percent(dense)} %."
     for share in sorted({row["share"] for row in rows}):
         here = [row for row in rows if row["share"] == share]
         yield from ("", f"**{share:.1%} of the dense cost, {here[0]['budget_gmacs']} GMACs**", "")
@@ -190,7 +216,7 @@ def table(rows: Sequence[Row]) -> Iterator[str]:
         trained = [r for r in records if (r.arm, r.share, r.mode) == ("tofe", share, "static")]
         if trained := [r for r in trained if r.seed in seeds]:
             accuracy, seconds = _percent([r.accuracy for r in trained]), mean(r.seconds for r in trained)
-            yield f"| {LABELS['trained']} | 898 | {accuracy} | | | | {seconds:.0f} |"
+            yield f"| {LABELS['trained']} | {trained_on} | {accuracy} | | | | {seconds:.0f} |"
 
 
 def _line(arm: str, count: int, rows: Sequence[Row], seeds: Sequence[int]) -> str:
@@ -221,9 +247,12 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731 - a type of argparse
+    parser.add_argument("--size", choices=sorted(IMAGES), default="small")
+    parser.add_argument("--data", type=Path, help="CIFAR-10, for --size medium")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of dense backbones")
-    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2])
-    parser.add_argument("--images", type=numbers, default=[256, 898])
+    parser.add_argument("--seeds", type=numbers, help="default: the first three of the size")
+    parser.add_argument("--shares", type=lambda text: [float(part) for part in text.split(",")])
+    parser.add_argument("--images", type=numbers, help="default: 256,898 or 256,1024,4096")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     return parser.parse_args()
 

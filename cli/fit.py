@@ -40,9 +40,9 @@ _FILE = click.Path(path_type=Path)
 @click.option(
     "--steps",
     type=click.IntRange(min=0),
-    default=200,
+    default=600,
     show_default=True,
-    help="Of tuning selectors and approximators on the dense model's answers, a batch each; 0 for none.",
+    help="Of tuning backbone and approximators on the dense model's answers, a batch each; 0 for none.",
 )
 @click.option(
     "--keep-backbone",
@@ -80,7 +80,8 @@ def command(
     """Make a dense model keep fewer tokens, from pictures alone.
 
     Selectors, approximators and keep counts are fitted to the dense model's own features and answers, for one
-    budget (GMACs). The last layers of its blocks are refitted too, unless --keep-backbone is given.
+    budget (GMACs). Then the backbone learns to answer alike from fewer tokens, unless --keep-backbone is
+    given.
     """
     from tofe_export.cli.calibrate_checkpoint import where_to_write
 
@@ -127,6 +128,6 @@ def fit(
     checkpoint.model.to(find_device(device))
     pictures = calibrate_pictures.Given(images, num_images, seed, batch_size, max_corrupt)
     stream = pictures.open(checkpoint.preprocessing)
-    chosen = Options(search=not no_search, steps=steps, blocks=not keep_backbone, align=align, seed=seed)
+    chosen = Options(search=not no_search, steps=steps, backbone=not keep_backbone, align=align, seed=seed)
     with console.progress("fit:", None) as bar:
         return fit_checkpoint(checkpoint, stream, budget, chosen, bar.show)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 _WHAT = {
     "modules": "selectors, approximators",
     "counts": "keep counts by measurement",
-    "distil": "tuned on the dense answers",
     "blocks": "blocks refitted",
+    "tune": "tuned on the dense answers",
 }
 
 
@@ -31,10 +31,10 @@ def text(fitted: Fitted) -> str:
         f"selectors: {fitted.way.name}; {fitted.seconds:.0f} s",
         "Divergence from the dense model's answers and its class, on pictures that nothing was fitted on.",
     ]
-    if any(done.name == "blocks" and done.taken for done in fitted.done):
+    if fitted.dense.divergence:
         divergence, agreement = _figures(fitted.dense)
         lines.append(
-            f"The blocks' last layers changed: run dense, the model is {divergence} from what it was"
+            f"The backbone changed: run dense, the model is {divergence} from what it was"
             + (f", same class {agreement}" if agreement else "")
             + ". --keep-backbone leaves it as it was."
         )

@@ -49,7 +49,7 @@ def test_a_fitted_model_answers_more_like_the_dense_one(
         found = fit(model, images, held_out, budget, Options(ways=FEW, steps=20))
         fitted = judge.judge([found.keep])[0]
     assert fitted.divergence < fresh.divergence
-    assert [done.name for done in found.done] == ["modules", "counts", "distil", "blocks"]
+    assert [done.name for done in found.done] == ["modules", "counts", "blocks", "tune"]
     assert found.loss.divergence == min(done.loss.divergence for done in found.done)
     assert found.gmacs == gmacs(macs(model.cost(), found.keep))
     assert float(printed(found.gmacs)) <= budget
@@ -60,7 +60,7 @@ def test_a_fitted_model_answers_more_like_the_dense_one(
 def test_the_backbone_can_stay_and_steps_can_be_left_out(make_model: Make, make_images: Images) -> None:
     model = make_model()
     before = {name: weight.clone() for name, weight in model.backbone.state_dict().items()}
-    options = Options(ways=FEW, search=False, steps=0, blocks=False)
+    options = Options(ways=FEW, search=False, steps=0, backbone=False)
     budget = budget_of(model)
     found = fit(model, make_images(model), make_images(model, seed=1), budget, options)
     assert [done.name for done in found.done] == ["modules"]

@@ -2,8 +2,8 @@
 
     ways      all modules fitted in several ways; the way whose answers diverge least is taken
     counts    the budget shared out among the stages by measurement
-    distil    selectors and approximators tuned together on the dense model's answers
     blocks    the blocks' last layers refitted for fewer keys
+    tune      backbone and approximators tuned together on the dense model's answers
 
 Everything is fitted on `images`, and every choice among many is made there; `held_out` judges the steps,
 against the dense model as it was. A step that does not help there is undone, so each can only cost time.
@@ -25,7 +25,6 @@ from tofe_export.budget import gmacs, macs
 from tofe_export.calibration.divergence import Judge, Loss, divergence
 from tofe_export.calibration.search import search
 from tofe_export.fitting.blocks import refit
-from tofe_export.fitting.distil import distil
 from tofe_export.fitting.modules import (
     WAYS,
     Way,
@@ -36,6 +35,7 @@ from tofe_export.fitting.modules import (
 )
 from tofe_export.fitting.original import First, Images, Original
 from tofe_export.fitting.stage import images_within
+from tofe_export.fitting.tune import tune
 from tofe_export.keep import PAPER_PROFILE, Measured, fill_budget, solve
 from tofe_export.model.tofe import ToFe
 
@@ -56,10 +56,10 @@ class Options:
     ways: tuple[Way, ...] = WAYS
     search: bool = True
     """Whether counts are searched for; otherwise they have the paper's proportions."""
-    steps: int = 200
-    """Of distillation; 0 leaves it out."""
-    blocks: bool = True
-    """Whether the blocks' last layers are refitted; otherwise the backbone stays as it was."""
+    steps: int = 600
+    """Of tuning; 0 leaves it out."""
+    backbone: bool = True
+    """Whether the backbone may change: its blocks' last layers refitted, all of it tuned."""
     align: int = 1
     seed: int = 0
 
@@ -154,10 +154,10 @@ def fit(
         way = run.ways()
         if chosen.search:
             run.counts()
-        if chosen.steps:
-            run.distil()
-        if chosen.blocks:
+        if chosen.backbone:
             run.blocks()
+        if chosen.steps:
+            run.tune()
     dense = _dense_now(model, original, held_out)
     price = gmacs(macs(model.cost(), run.keep))
     return Fitted(budget_gmacs, run.keep, price, way, tuple(run.done), dense, time.perf_counter() - began)
@@ -225,18 +225,28 @@ class _Run:
         more = {"found": list(self.keep), "tried": len(found), "stages": facts}
         self._take("counts", began, before, more, kept)
 
-    def distil(self) -> None:
-        """Tune the modules together."""
-        began, before = time.perf_counter(), _state(self.model)
-        generator = torch.Generator().manual_seed(self.options.seed)
-        distil(self.model, self.original, self.images, self.keep, self.options.steps, generator, self.say)
-        self._take("distil", began, before, {"steps": self.options.steps})
-
     def blocks(self) -> None:
         """Refit the blocks' last layers."""
         began, before = time.perf_counter(), _state(self.model)
         done = refit(self.model, self.original, self.images, self.keep, self.within, self.say)
         self._take("blocks", began, before, {"blocks": done})
+
+    def tune(self) -> None:
+        """Tune everything but the selectors; without the backbone, the approximators alone."""
+        began, before = time.perf_counter(), _state(self.model)
+        options = self.options
+        generator = torch.Generator().manual_seed(options.seed)
+        tune(
+            self.model,
+            self.original,
+            self.images,
+            self.keep,
+            options.steps,
+            generator,
+            self.say,
+            options.backbone,
+        )
+        self._take("tune", began, before, {"steps": options.steps})
 
     def _modules(self, way: Way, fresh: dict[str, Tensor], count: int) -> list[dict[str, Any]]:
         self.model.load_state_dict(fresh)
