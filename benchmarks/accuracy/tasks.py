@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,7 +68,10 @@ def load_task(size: Size, seed: int, noise_shape: tuple[int, int], data: Path | 
     if size.task == "digits":
         train, test = digits(seed)
     elif data is None:
-        raise UsageError(f"{size.task} needs --data: the folder of CIFAR-10's binary version")
+        raise UsageError(
+            f"{size.task} needs --data: a folder of CIFAR-10's binary version, or of train/CLASS/*.jpg and "
+            "test/CLASS/*.jpg"
+        )
     else:
         train, test = cifar10(data)
     return Task(
@@ -96,10 +100,30 @@ def digits(seed: int) -> tuple[Arrays, Arrays]:
 
 
 def cifar10(folder: Path) -> tuple[Arrays, Arrays]:
-    """CIFAR-10 in its binary version: 50 000 images for training, 10 000 for testing."""
+    """CIFAR-10, 50 000 images to train on and 10 000 to test: its binary version, or a folder per class."""
+    if (folder / "train").is_dir():
+        return _pictures(folder / "train"), _pictures(folder / "test")
     parts = [_records(folder / name) for name in _TRAINING_FILES]
     train = Arrays(*(torch.cat(column) for column in zip(*parts, strict=True)))
     return train, _records(folder / "test_batch.bin")
+
+
+def _pictures(folder: Path) -> Arrays:
+    """CLASS/*.jpg or *.png; classes in the order of their names, which is CIFAR-10's own."""
+    paths = sorted(path for path in folder.glob("*/*") if path.suffix in (".jpg", ".png"))
+    if not paths:
+        raise InputError(f"{folder}: expected folders of pictures, one per class, found none")
+    names = sorted({path.parent.name for path in paths})
+    pixels = np.stack([_pixels(path) for path in paths])  # (n, 32, 32, 3)
+    images = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().div(127.5).sub(1).contiguous()
+    return Arrays(images, torch.tensor([names.index(path.parent.name) for path in paths]))
+
+
+def _pixels(path: Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        if picture.size != (32, 32):
+            raise InputError(f"{path}: expected 32 x 32 pixels, found {picture.width} x {picture.height}")
+        return np.asarray(picture.convert("RGB"))
 
 
 def _records(path: Path) -> Arrays:

@@ -15,9 +15,10 @@ from accuracy import report, run
 from accuracy.arms import ARMS
 from accuracy.contender import Reading
 from accuracy.results import Job, Record, Results, record_of
-from accuracy.settings import FULL, SMALL, Size
+from accuracy.settings import FULL, MEDIUM, SMALL, Size
 from accuracy.summary import Estimate, cells, difference, over_seeds, verdict
 from accuracy.tasks import Arrays, MovedSamples, cifar10, digits, load_task
+from PIL import Image
 
 from tofe_export.errors import InputError, UsageError
 
@@ -74,6 +75,23 @@ def test_cifar10_is_read_from_its_binary_version(tmp_path: Path) -> None:
     assert [float(value) for value in values] == pytest.approx([1, -0.6, -0.2, -1])
 
 
+def test_cifar10_is_read_from_folders_of_pictures(tmp_path: Path) -> None:
+    for name, value in (("train/cat/1.png", 255), ("train/airplane/0.png", 51), ("test/cat/0.png", 102)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (value, 0, 0)).save(tmp_path / name)
+    train, test = cifar10(tmp_path)
+    assert train.labels.tolist() == [0, 1]
+    assert train.images.shape == (2, 3, 32, 32)
+    assert train.images[:, 0, 0, 0].tolist() == pytest.approx([-0.6, 1])
+    assert float(test.images[0, 1].amax()) == -1
+    Image.new("RGB", (16, 32)).save(tmp_path / "test/cat/0.png")
+    with pytest.raises(InputError, match="32 x 32 pixels, found 16 x 32"):
+        cifar10(tmp_path)
+    (tmp_path / "test/cat/0.png").unlink()
+    with pytest.raises(InputError, match="one per class, found none"):
+        cifar10(tmp_path)
+
+
 def test_what_is_not_cifar10_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data_batch_1\.bin"):
         cifar10(tmp_path)
@@ -94,7 +112,7 @@ def test_a_size_reaches_another_process() -> None:
     assert pickle.loads(pickle.dumps(SMALL)) == SMALL
 
 
-@pytest.mark.parametrize("size", [SMALL, FULL])
+@pytest.mark.parametrize("size", [SMALL, MEDIUM, FULL])
 def test_every_method_has_its_rates(size: Size) -> None:
     for method in size.rates:
         recipe = size.fine_tuning(method, 3)
