@@ -106,6 +106,20 @@ def newer_opset(model: ModelProto) -> None:
     node_of(model, "select/ReduceMean").input.append(constant(model, "axes", [1]))
 
 
+def opset(version: int, *plants: Plant) -> Plant:
+    """Declare another opset, without the reductions, whose form it changed, then plant."""
+
+    def plant(model: ModelProto) -> None:
+        model.opset_import[0].version = version
+        for node in (node_of(model, "select/ReduceMean"), node_of(model, "select/ReduceMax")):
+            node.op_type = "Identity"
+            del node.attribute[:]
+        for one in plants:
+            one(model)
+
+    return plant
+
+
 def dynamic_batch(model: ModelProto) -> None:
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "batch"
 
@@ -168,6 +182,9 @@ FAULTS = (
           targets=ALL[:1], severity="warning"),
     Fault("pow of integers", append("Pow", ["ids", "four"]), "type", targets=ALL[:2]),
     Fault("axes as input", newer_opset, "unread-input", "select/ReduceMean", ALL[:1]),
+    Fault("opset 21", opset(21), "opset", node="", targets=ALL[:2], severity="warning"),
+    Fault("form of opset 18", opset(18, append("Split", ["cls"], 2, num_outputs=2)), "opset",
+          targets=ALL[:1]),
     Fault("new attribute", append("Resize", ["map4", "", "sizes"], antialias=1), "attribute", targets=NEW),
     Fault("dynamic K", dynamic_k, "constant-input", "freeze/TopK", severity="warning"),
     Fault("dynamic axes", run_time_axes, "constant-input"),
