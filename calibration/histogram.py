@@ -1,5 +1,7 @@
 """How large the numbers of a tensor are, counted as they pass by, and where to cut them off.
 
+The largest and the mean absolute value are always known; bins only where they are asked for.
+
 Absolute values fall into 2048 equal bins from 0 on; when a larger one comes, the bins double in width until
 it fits, so memory never grows and nothing is kept of the images. ONNX Runtime's calibrators were looked at
 for this: they hold every tensor of all images of a pass, append bins without end when an outlier comes, and
@@ -19,6 +21,8 @@ LEVELS = 128
 """Of the quantised distribution that the entropy method compares with."""
 _STEP = 16
 _SMOOTH = 1e-4
+_FINEST = 1e-30
+"""Smallest upper edge: 2048 / edge must be a float32 number."""
 
 Array = npt.NDArray[Any]
 Floats = npt.NDArray[np.float64]
@@ -32,14 +36,26 @@ class Histogram:
         self.limit = 0.0
         """Upper edge of the last bin; 0 while only zeros were seen."""
         self.largest = 0.0
+        self._sum, self._size = 0.0, 0
 
-    def add(self, values: Array) -> None:
+    @property
+    def mean(self) -> float:
+        """Mean absolute value; 0 of nothing."""
+        return self._sum / max(self._size, 1)
+
+    def add(self, values: Array, *, bins: bool = True) -> None:
         """Take in finite numbers of any shape. Raises ValueError for others."""
         sizes = np.abs(values, dtype=np.float32).reshape(-1)
         top = float(sizes.max(initial=0.0))
         if not np.isfinite(top):
             raise ValueError("expected finite numbers, found NaN or infinity")
         self.largest = max(self.largest, top)
+        self._sum += float(sizes.sum(dtype=np.float64))
+        self._size += sizes.size
+        if bins:
+            self._count(sizes, top)
+
+    def _count(self, sizes: Array, top: float) -> None:
         self._reach(top)
         if self.limit == 0.0:
             self.counts[0] += sizes.size
@@ -64,8 +80,8 @@ class Histogram:
         return min(cuts[int(np.argmin(losses))] * self.limit / BINS, self.largest)
 
     def _reach(self, top: float) -> None:
-        if self.limit == 0.0:
-            self.limit = top
+        if self.limit == 0.0 and top > 0.0:
+            self.limit = max(top, _FINEST)
         while self.limit < top:
             pairs = self.counts.reshape(-1, 2).sum(axis=1)
             self.counts = np.concatenate([pairs, np.zeros(BINS // 2, np.int64)])

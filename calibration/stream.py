@@ -101,11 +101,16 @@ class ImageStream:
         return self
 
     def part(self, first: int, step: int) -> ImageStream:
-        """Every `step`-th of the pictures that can be read, from `first` on; after a complete pass."""
+        """Every `step`-th of the pictures that can be read, from `first` on; after a complete pass.
+
+        All of them were read, so none may become unreadable in the part either.
+        """
         self._require_complete()
         readable = tuple(name for name in self.selection.names if name not in self.unreadable)
         chosen = replace(self.selection, names=readable).part(first, step)
-        return ImageStream(chosen, self.pre, self.batch, frames=self.frames, max_corrupt=self.max_corrupt)
+        part = ImageStream(chosen, self.pre, self.batch, frames=self.frames, max_corrupt=self.max_corrupt)
+        part.complete = True
+        return part
 
     def facts(self, sha256: str | None = None) -> ImageFacts:
         """What was read, after a complete pass; reads every file for its hash, unless that is known."""

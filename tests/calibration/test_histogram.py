@@ -74,6 +74,16 @@ def test_zeros_and_nothing() -> None:
     assert Histogram().largest == 0.0
 
 
+@pytest.mark.parametrize("tiny", [1e-38, 1e-42])
+def test_numbers_that_nearly_vanish_are_counted(tiny: float) -> None:
+    histogram = of(np.array([0.0, tiny, -tiny]))
+    assert histogram.counts.sum() == 3
+    assert histogram.percentile(99.9) == histogram.largest == pytest.approx(tiny, rel=1e-2)
+    histogram.add(np.full(7, 3.0, np.float32))
+    assert histogram.counts.sum() == 10
+    assert histogram.percentile(99.9) == 3.0
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_what_is_not_finite_is_refused(bad: float) -> None:
     with pytest.raises(ValueError, match="finite"):

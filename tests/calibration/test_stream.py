@@ -162,5 +162,9 @@ def test_parts_are_of_what_can_be_read(tmp_path: Path, write_pictures: Write) ->
     stream.check()
     assert stream.part(0, 2).selection.names == ("000.png", "003.png", "005.png")
     assert stream.part(1, 2).selection.names == ("002.png", "004.png", "006.png")
+    part = stream.part(1, 2)
+    (folder / "004.png").unlink()
+    with pytest.raises(ImageError, match="It could be read before"):
+        part.check()
     with pytest.raises(ValueError, match="at least 1 picture, found 0"):
         ImageStream(select(folder), PRE, batch=0)
