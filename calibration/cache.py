@@ -18,7 +18,7 @@ from tofe_export.errors import BundleError
 from tofe_export.files import sha256_bytes, write_atomic, writing
 
 FOLDER = "calibration"
-SCHEMA = 1
+SCHEMA = 2
 _KEYS = {"schema", "kind", "key", "created", "values", "sha256"}
 
 

@@ -38,7 +38,7 @@ GIVE = (
     "tofe-export calibrate BUNDLE --images DIR"
 )
 HELD_OUT = 256
-"""At most so many pictures judge; they are held in memory."""
+"""At most so many pictures judge, spread over all; they are held in memory."""
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,24 @@ class Pictures:
         return self._half(0)
 
     def held_out(self) -> Array:
-        """The others, as far as they are kept. Raises InputError where there is only one picture."""
-        found: list[Array] = []
-        for batch in self._half(1):
-            found += list(batch)
-            if len(found) >= HELD_OUT:
-                break
-        if not found:
-            raise InputError("expected at least 2 pictures to calibrate INT8 with: half of them judge")
-        return np.stack(found[:HELD_OUT])
+        """The others; of more than 256 as many from each part: folders are often sorted by class.
+
+        Raises InputError where there is only one picture.
+        """
+        self.require_two()
+        there = int(self.facts["count"]) // 2
+        kept = min(there, HELD_OUT)
+        chosen = {place * there // kept for place in range(kept)}
+        pictures = (picture for batch in self._half(1) for picture in batch)
+        return np.stack([picture for place, picture in enumerate(pictures) if place in chosen])
+
+    def require_two(self) -> None:
+        """Raise InputError where there is only one picture."""
+        if (count := int(self.facts["count"])) < 2:
+            raise InputError(
+                f"expected at least 2 pictures to calibrate INT8 with, found {count}: half of them judge. "
+                "Give a few hundred"
+            )
 
     def _half(self, first: int) -> Iterator[Array]:
         position = 0

@@ -17,7 +17,14 @@ from tofe_export.calibration import sensitivity
 from tofe_export.calibration.cache import Cache, Record
 from tofe_export.calibration.histogram import Array
 from tofe_export.calibration.int8 import GIVE, HALF_FORM, NEEDED, Job, Pictures, Settings
-from tofe_export.calibration.ranges import KIND, Ranges, measure_ranges, ranges_key, read_ranges
+from tofe_export.calibration.ranges import (
+    KIND,
+    Ranges,
+    measure_ranges,
+    outlying,
+    ranges_key,
+    read_ranges,
+)
 from tofe_export.errors import BuildFailed, UsageError
 from tofe_export.files import sha256_file, write_atomic
 from tofe_export.manifest import DYNAMIC, File, Variant, WeightsFile
@@ -38,7 +45,7 @@ class _Group:
     """What holds for all jobs of one group."""
 
     ranges: Ranges
-    left_out: Mapping[str, float]
+    left_out: Mapping[str, str]
     decision: Record
 
 
@@ -72,6 +79,7 @@ class Quantizer:
 
         Raises:
             UsageError: no pictures were given and none was calibrated with before.
+            InputError: only one picture was given.
             PrecisionError: INT8 does not agree with float32 as often as asked for.
             BundleError: a stored calibration is damaged.
             BuildFailed: a graph could not be made; a bug here.
@@ -80,6 +88,8 @@ class Quantizer:
 
         if not jobs:
             return [], []
+        if self.pictures is not None:
+            self.pictures.require_two()
         firsts = {job.group: job for job in reversed(jobs)}
         every: dict[str, WeightSource] = {}
         for job in firsts.values():  # of both forms, so that they share the file
@@ -125,7 +135,7 @@ class Quantizer:
         if record is None:
             model = self._load(twin.file)
             found = measure_ranges(model, self._folder, sites, self.pictures.ranging(), method)
-            record = cache.put(KIND, key, {"ranges": found, "images": dict(facts)})
+            record = cache.put(KIND, key, {**found, "images": dict(facts)})
         return read_ranges(record, sites)
 
     def _search(self, twin: Variant, plan: Plan, ranges: Ranges, weights: Int8Weights) -> sensitivity.Settled:
@@ -134,18 +144,17 @@ class Quantizer:
 
         model, images = self._load(twin.file), self._held_out
 
-        def attempt(left_out: Sequence[str], count: int | None) -> Array:
+        def attempt(left_out: Sequence[str], step: int) -> Array:
             chosen = {site.node: ranges.values[site.node] for site in plan.placement.without(left_out)}
             graph = quantize_graph(model, chosen, plan, weights, {}) if chosen else model
             with temporary_session(graph, self._folder) as session:
-                return run_all(session, images[:count])[self.output]
+                return run_all(session, images[::step])[self.output]
 
         everything = plan.placement.units
-        expected = attempt(everything, None)
+        expected = attempt(everything, 1)
         say = _prefixed(self.say, f"INT8 in {twin.name}")
-        return sensitivity.settle(
-            everything, expected, self.output, self.settings.min_agreement, attempt, say
-        )
+        least, outliers = self.settings.min_agreement, outlying(ranges, plan.placement.sites)
+        return sensitivity.settle(everything, expected, self.output, least, attempt, outliers, say)
 
     def _make(self, job: Job, group: _Group, weights: Int8Weights) -> Variant:
         self.say(f"quantising {job.name}")
@@ -205,11 +214,7 @@ class Quantizer:
             self._load(job.twin.file), 1 if job.twin.batch == DYNAMIC else int(job.twin.batch)
         )
         decided, units = group.decision.values, {site.node: site.unit for site in plan.placement.sites}
-        left = {
-            node: f"alone it moves the answers by {group.left_out[unit]:.1e}"
-            for node, unit in units.items()
-            if unit in group.left_out
-        }
+        left = {node: group.left_out[unit] for node, unit in units.items() if unit in group.left_out}
         return {
             "images": dict(group.ranges.images),
             "method": group.ranges.record.key["method"],

@@ -1,8 +1,11 @@
 """Which parts of a model to leave unquantised, found by measurement.
 
+Some are left out whatever the answers say: where outliers stretch the range so far that most of what a
+product reads would become 0 (`ranges.outlying`), it computes nothing, and pictures that show it may be rare.
+
 The answers of the INT8 graph are compared with those of its float32 twin on pictures that the ranges were not
-made from. If they agree often enough, nothing is left out. If not, each unit is quantised alone, and how far
-the answers move ranks the units; then the worst ones are left out, as few as meet the agreement, found by
+made from. If they agree often enough, nothing else is left out. If not, each unit is quantised alone, and how
+far the answers move ranks the units; then the worst ones are left out, as few as meet the agreement, found by
 halving and each time measured on the whole graph: the ranking proposes, only the measurement decides.
 
 NNCF's accuracy control and ModelOpt's AutoQuantize search in the same way. Neither was usable: NNCF inserts
@@ -13,8 +16,9 @@ up the placement that TensorRT needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -25,18 +29,18 @@ from tofe_export.verify.compare import compare
 COSINE = 0.99
 """Where there are no classes, an answer agrees if its cosine with float32's is at least this."""
 RANKED_IMAGES = 64
-"""On how many pictures units are ranked."""
+"""On about how many pictures units are ranked, spread over all."""
 
-Try = Callable[[Sequence[str], int | None], Array]
-"""Answers with these units left out, on the first so many pictures (None: all)."""
+Try = Callable[[Sequence[str], int], Array]
+"""Answers with these units left out, on every so many-th picture."""
 
 
 @dataclass(frozen=True)
 class Settled:
     """What is left out, and what that gives."""
 
-    left_out: dict[str, float]
-    """Unit -> how far it moves the answers alone (see `damage`), worst first."""
+    left_out: dict[str, str]
+    """Unit -> why."""
     agreement: float
     """Of the graph as it is made, with float32."""
     agreement_of_all: float
@@ -66,43 +70,55 @@ def settle(
     kind: str,
     least: float,
     attempt: Try,
+    outliers: Mapping[str, str] = MappingProxyType({}),
     say: Callable[[str], None] = lambda text: None,
 ) -> Settled:
-    """Leave out as few units as give an agreement of at least `least` with `expected` (n, ...).
+    """Leave out `outliers` (unit -> why), and as few others as give an agreement of at least `least`.
 
-    Raises PrecisionError where only leaving out everything does.
+    The agreement is that with `expected` (n, ...). Nothing is left out where none is asked for. Raises
+    PrecisionError where only leaving out everything does.
     """
 
     def measure(left_out: Sequence[str]) -> float:
-        found = agreement(attempt(left_out, None), expected, kind)
+        found = agreement(attempt(left_out, 1), expected, kind)
         say(f"{len(left_out)} of {len(units)} units left out: {found:.1%} agree")
         return found
 
-    of_all = measure(())
-    if of_all >= least:
-        return Settled({}, of_all, of_all, len(expected))
-    ranked = _rank(units, expected, kind, attempt, say)
-    count, reached = _fewest(list(ranked), least, measure)
-    if count == len(units):
+    of_all = reached = measure(())
+    first = {unit: outliers[unit] for unit in units if unit in outliers and least > 0}
+    others = [unit for unit in units if unit not in first]
+    if first and others:
+        reached = measure(list(first))
+    if reached >= least and (others or not units):
+        return Settled(first, reached, of_all, len(expected))
+    ranked, count = _rank(others, units, expected, kind, attempt, say), 0
+    if others:
+        count, reached = _fewest(list(ranked), least, lambda worst: measure([*first, *worst]))
+    if count == len(others):
         raise PrecisionError(
             f"INT8 agrees with float32 on {of_all:.1%} of {len(expected)} pictures, {least:.1%} were asked "
             "for (--min-agreement), and nothing but leaving every layer in float meets that. Calibrate with "
             "more pictures like those of the task, try another --int8-method, or lower --min-agreement"
         )
-    worst = dict(list(ranked.items())[:count])
-    return Settled(worst, reached, of_all, len(expected))
+    worst = {unit: f"alone it moves the answers by {ranked[unit]:.1e}" for unit in list(ranked)[:count]}
+    return Settled(first | worst, reached, of_all, len(expected))
 
 
 def _rank(
-    units: Sequence[str], expected: Array, kind: str, attempt: Try, say: Callable[[str], None]
+    asked: Sequence[str],
+    units: Sequence[str],
+    expected: Array,
+    kind: str,
+    attempt: Try,
+    say: Callable[[str], None],
 ) -> dict[str, float]:
-    """What each unit does alone, worst first."""
-    few = min(RANKED_IMAGES, len(expected))
+    """What each of the units asked for does alone, worst first."""
+    step = max(1, len(expected) // RANKED_IMAGES)
     found = {}
-    for unit in units:
+    for unit in asked:
         say(f"what INT8 does in {unit}")
         others = [other for other in units if other != unit]
-        found[unit] = damage(attempt(others, few), expected[:few], kind)
+        found[unit] = damage(attempt(others, step), expected[::step], kind)
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 

@@ -66,7 +66,9 @@ def calibration_pictures(
 
 
 def pictures_of(stream: ImageStream) -> Pictures:
-    """A stream that was gone through once, for INT8."""
+    """A stream that was gone through once, for INT8. Raises InputError where it has one picture only."""
     from tofe_export.calibration.int8 import Pictures
 
-    return Pictures(stream, stream.facts().to_json())
+    made = Pictures(stream, stream.facts().to_json())
+    made.require_two()
+    return made

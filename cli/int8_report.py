@@ -56,7 +56,7 @@ def _notes(variant: Variant) -> list[str]:
         more = f"; and {len(left) - _SHOWN} more (in the manifest)" if len(left) > _SHOWN else ""
         notes.append(
             f"{family}: with everything in INT8 {account['agreement_with_nothing_left_out']:.1%} agree, "
-            f"{account['min_agreement']:.1%} were asked for, so left in float: {shown}{more}"
+            f"{account['min_agreement']:.1%} were asked for; left in float: {shown}{more}"
         )
     if (count := account["held_out_images"]) < _FEW:
         notes.append(

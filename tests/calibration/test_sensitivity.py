@@ -21,14 +21,15 @@ class Model:
     """Answers that are wrong on as many images as the quantised units break together."""
 
     def __init__(self, **broken: int) -> None:
-        self.broken, self.tried = broken, list[tuple[tuple[str, ...], int | None]]()
+        self.expected = EXPECTED
+        self.broken, self.tried = broken, list[tuple[tuple[str, ...], int]]()
 
-    def __call__(self, left_out: Sequence[str], count: int | None) -> Array:
-        self.tried.append((tuple(left_out), count))
+    def __call__(self, left_out: Sequence[str], step: int) -> Array:
+        self.tried.append((tuple(left_out), step))
         wrong = sum(n for unit, n in self.broken.items() if unit not in left_out)
-        found = EXPECTED.copy()
+        found = self.expected.copy()
         found[:wrong] = np.roll(found[:wrong], 1, axis=1)
-        answers: Array = found[:count]
+        answers: Array = found[::step]
         return answers
 
 
@@ -36,7 +37,7 @@ def test_nothing_is_left_out_where_answers_agree() -> None:
     model = Model(a=1)
     found = settle(UNITS, EXPECTED, "logits", 0.99, model)
     assert (found.left_out, found.agreement, found.images) == ({}, 0.99, 100)
-    assert model.tried == [((), None)]
+    assert model.tried == [((), 1)]
 
 
 @pytest.mark.parametrize(
@@ -49,7 +50,8 @@ def test_the_worst_are_left_out_and_no_more(broken: dict[str, int], left: str) -
     assert list(found.left_out) == list(left)
     assert found.agreement == 1.0
     assert found.agreement_of_all == pytest.approx(1 - sum(broken.values()) / 100)
-    assert list(found.left_out.values()) == sorted(found.left_out.values(), reverse=True)
+    moved = [float(why.removeprefix("alone it moves the answers by ")) for why in found.left_out.values()]
+    assert moved == sorted(moved, reverse=True)
 
 
 def test_the_agreement_is_measured_on_the_whole() -> None:
@@ -57,7 +59,30 @@ def test_the_agreement_is_measured_on_the_whole() -> None:
     model = Model(a=40, b=2)
     found = settle(UNITS, EXPECTED, "logits", 0.99, model)
     assert set(found.left_out) == {"a", "b"}
-    assert model.tried[-1][1] is None
+    assert model.tried[-1][1] == 1
+
+
+def test_units_are_ranked_on_pictures_from_everywhere() -> None:
+    """Folders are often sorted by class: the first 64 of many would be of the first class."""
+    model = Model(a=40)
+    model.expected = EXPECTED.repeat(5, axis=0)
+    settle(UNITS, model.expected, "logits", 0.99, model)
+    assert {step for _, step in model.tried[1:9]} == {500 // 64}
+
+
+def test_outliers_are_left_out_first_whatever_the_answers_say() -> None:
+    found = settle(UNITS, EXPECTED, "logits", 0.99, Model(a=1), {"d": "outliers", "z": "elsewhere"})
+    assert (found.left_out, found.agreement) == ({"d": "outliers"}, 0.99)
+    more = settle(UNITS, EXPECTED, "logits", 0.99, Model(a=30, d=1), {"d": "outliers"})
+    assert list(more.left_out) == ["d", "a"]
+    assert (more.agreement, more.agreement_of_all) == (1.0, 0.69)
+    assert settle(UNITS, EXPECTED, "logits", 0.0, Model(a=30), {"d": "outliers"}).left_out == {}
+
+
+def test_nothing_but_outliers_is_no_int8() -> None:
+    with pytest.raises(PrecisionError, match="nothing but leaving every layer in float"):
+        settle(UNITS, EXPECTED, "logits", 0.99, Model(), dict.fromkeys(UNITS, "outliers"))
+    assert settle((), EXPECTED, "logits", 0.99, Model()).left_out == {}
 
 
 def test_where_only_floats_would_do_there_is_no_int8() -> None:

@@ -15,7 +15,7 @@ import pytest
 from tofe_export.calibration import quantizer as module
 from tofe_export.calibration import ranges
 from tofe_export.calibration.defaults import METHODS
-from tofe_export.calibration.int8 import Pictures, Settings, make_job
+from tofe_export.calibration.int8 import HELD_OUT, Pictures, Settings, make_job
 from tofe_export.calibration.quantizer import Quantizer
 from tofe_export.calibration.ranges import measure_ranges, rebatched
 from tofe_export.errors import BundleError, InputError, PrecisionError, UsageError
@@ -66,19 +66,21 @@ def make(
 def test_ranges_are_the_largest_activations(small: Free, images: Free, tmp_path: Path, form: Free) -> None:
     model = small(**form)
     sites = plan_for(model, tmp_path).placement.sites
-    found = measure_ranges(model, tmp_path, sites, Feed(images), "max")
+    measured = measure_ranges(model, tmp_path, sites, Feed(images), "max")
+    found, means = measured["ranges"], measured["means"]
     single = small(flat=form.get("flat", False))
     names = [site.activation for site in sites]
     with temporary_session(with_outputs(single, names), tmp_path) as session:
         outputs = [session.infer({"images": image[None]}) for image in images]
     for site in sites:
-        expected = max(float(np.abs(output[site.activation]).max()) for output in outputs)
-        assert found[site.node] == pytest.approx(expected, rel=1e-5)
+        sizes = np.stack([np.abs(output[site.activation]) for output in outputs])
+        assert found[site.node] == pytest.approx(sizes.max(), rel=1e-5)
+        assert means[site.node] == pytest.approx(sizes.mean(), rel=1e-5)
 
 
 def test_other_methods_cut_off(small: Free, images: Free, tmp_path: Path) -> None:
     sites = plan_for(small(), tmp_path).placement.sites
-    found = {m: measure_ranges(small(), tmp_path, sites, Feed(images), m) for m in METHODS}
+    found = {m: measure_ranges(small(), tmp_path, sites, Feed(images), m)["ranges"] for m in METHODS}
     for site in sites:
         assert 0 < found["percentile"][site.node] <= found["max"][site.node]
         assert 0 < found["entropy"][site.node] <= found["max"][site.node]
@@ -87,7 +89,7 @@ def test_other_methods_cut_off(small: Free, images: Free, tmp_path: Path) -> Non
 
 def test_the_stem_reads_the_images_themselves(small: Free, images: Free, tmp_path: Path) -> None:
     sites = plan_for(small(), tmp_path, stem=True).placement.sites
-    found = measure_ranges(small(), tmp_path, sites, Feed(images), "max")
+    found = measure_ranges(small(), tmp_path, sites, Feed(images), "max")["ranges"]
     assert found["stem/Conv"] == pytest.approx(float(np.abs(images).max()))
 
 
@@ -99,9 +101,28 @@ def test_no_temporary_graph_is_left(small: Free, images: Free, tmp_path: Path) -
 
 def test_batches_of_any_size_become_the_graphs(images: Free) -> None:
     made = list(rebatched(Feed(images), 8))
-    assert [len(batch) for batch in made] == [8, 8]
-    assert np.array_equal(np.concatenate(made)[:12], images)
-    assert np.array_equal(made[1][4:], np.repeat(images[-1:], 4, axis=0))
+    assert [(len(batch), count) for batch, count in made] == [(8, 8), (8, 4)]
+    assert np.array_equal(np.concatenate([batch for batch, _ in made])[:12], images)
+    assert np.array_equal(made[1][0][4:], np.repeat(images[-1:], 4, axis=0))
+
+
+@pytest.mark.parametrize("form", [{}, {"flat": True}], ids=str)
+def test_what_fills_up_a_batch_does_not_count(
+    small: Free, images: Free, tmp_path: Path, form: Free, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the last image would weigh several times as much in a histogram."""
+    monkeypatch.setattr(ranges, "PERCENTILE", 50.0)
+    one, five = (
+        measure_ranges(
+            small(batch=batch, **form),
+            tmp_path,
+            plan_for(small(batch=batch, **form), tmp_path).placement.sites,
+            Feed(images[-6:]),
+            "percentile",
+        )["ranges"]
+        for batch in (1, 5)
+    )
+    assert one == pytest.approx(five, rel=0.02)
 
 
 def test_no_images(small: Free, tmp_path: Path) -> None:
@@ -116,12 +137,40 @@ def test_activations_that_are_not_finite(small: Free, images: Free, tmp_path: Pa
         measure_ranges(small(), tmp_path, plan_for(small(), tmp_path).placement.sites, [images], method)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_activations_that_no_scale_reaches(small: Free, images: Free, tmp_path: Path, method: Free) -> None:
+    model = small()
+    gain = next(tensor for tensor in model.graph.initializer if tensor.name == "gain")
+    gain.CopyFrom(onnx.numpy_helper.from_array(np.full(gain.dims, 1e8, np.float32), "gain"))
+    with pytest.raises(PrecisionError, match=r"reads numbers up to .*expected at most 8\.3e\+06"):
+        measure_ranges(model, tmp_path, plan_for(model, tmp_path).placement.sites, [images], method)
+
+
+def test_the_judges_are_spread_over_all_pictures() -> None:
+    """Folders are often sorted by class: the first 256 of many would be of few classes."""
+    places = np.arange(1501, dtype=np.float32).reshape(-1, 1)
+    held_out = pictures(places).held_out()[:, 0]
+    assert len(held_out) == HELD_OUT
+    assert set(held_out % 2) == {1}
+    assert set(np.diff(held_out)) == {4, 6}
+    assert held_out[-1] > 1490
+
+
 def test_half_of_the_pictures_judges(images: Free) -> None:
     given = pictures(images)
     assert np.array_equal(np.concatenate(list(given.ranging())), images[::2])
     assert np.array_equal(given.held_out(), images[1::2])
     with pytest.raises(InputError, match="at least 2"):
         pictures(images[:1]).held_out()
+
+
+def test_one_picture_is_refused_before_anything(
+    twin: Free, images: Free, tmp_path: Path, counted: list[str]
+) -> None:
+    with pytest.raises(InputError, match="at least 2 pictures to calibrate INT8 with, found 1"):
+        make(tmp_path, twin(), pictures(images[:1]))
+    assert counted == []
+    assert not (tmp_path / "calibration").exists()
 
 
 def test_a_variant_and_its_account(twin: Free, images: Free, tmp_path: Path) -> None:
@@ -255,11 +304,13 @@ def test_what_spoils_the_answers_is_left_out(twin: Free, images: Free, tmp_path:
     many = np.random.RandomState(7).standard_normal((80, 3, 8, 8)).astype(np.float32)
     measure = ranges.measure_ranges
 
-    def spoilt(*given: Free) -> dict[str, float]:
+    def spoilt(*given: Free) -> dict[str, dict[str, float]]:
         found = measure(*given)
-        return {
-            node: size / (1000 if node.startswith("approximators") else 1) for node, size in found.items()
+        sizes = {
+            node: size / (1000 if node.startswith("approximators") else 1)
+            for node, size in found["ranges"].items()
         }
+        return {**found, "ranges": sizes}
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "measure_ranges", spoilt)
@@ -272,6 +323,27 @@ def test_what_spoils_the_answers_is_left_out(twin: Free, images: Free, tmp_path:
     assert set(account["left_out"]).isdisjoint(
         quantized_nodes(onnx.load(tmp_path / made.file, load_external_data=False))
     )
+
+
+def test_a_product_whose_numbers_would_vanish_is_left_out(twin: Free, images: Free, tmp_path: Path) -> None:
+    """A massive activation stretches a range until all else is 0, even where the answers agree."""
+    source = twin()
+    measure = ranges.measure_ranges
+
+    def stretched(*given: Free) -> dict[str, dict[str, float]]:
+        found = measure(*given)
+        return {**found, "ranges": {**found["ranges"], "approximators.0.fc1/MatMul": 5000.0}}
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "measure_ranges", stretched)
+        account = make(tmp_path, source, pictures(images), Settings(min_agreement=0.1)).extra["int8"]
+        everything = make(tmp_path, source, pictures(images), Settings(min_agreement=0.0)).extra["int8"]
+    assert account["agreement_with_nothing_left_out"] >= 0.1
+    assert {node.partition(".")[0] for node in account["left_out"]} == {"approximators"}
+    (reason,) = set(account["left_out"].values())
+    assert reason.startswith("outliers: approximators.0.fc1/MatMul reads numbers up to 5.0e+03")
+    assert account["products"] == 6
+    assert everything["left_out"] == {}
 
 
 def test_the_half_form_needs_the_half_graph(twin: Free) -> None:

@@ -21,6 +21,8 @@ LEVELS = 127
 LEAST = float(np.finfo(np.float16).tiny)
 """Smallest scale: 2^-14."""
 LARGEST = float(np.finfo(np.float16).max)
+WIDEST = LEVELS * LARGEST
+"""Largest magnitude that a scale reaches."""
 
 
 def scales_for(largest: Array | float) -> Floats:
@@ -30,7 +32,7 @@ def scales_for(largest: Array | float) -> Floats:
     """
     wanted = np.asarray(largest, np.float64) / LEVELS
     if not np.all(np.isfinite(wanted) & (wanted >= 0) & (wanted <= LARGEST)):
-        raise ValueError(f"expected magnitudes from 0 to {LEVELS * LARGEST:.1e}, found {largest}")
+        raise ValueError(f"expected magnitudes from 0 to {WIDEST:.1e}, found {largest}")
     near = np.maximum(wanted, LEAST).astype(np.float16)
     up = np.nextafter(near, np.float16(np.inf))
     fits: Floats = np.where(near.astype(np.float64) >= wanted, near, up).astype(np.float32)
