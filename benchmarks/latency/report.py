@@ -2,8 +2,9 @@
 
     python benchmarks/latency/report.py [RESULTS.json] [--docs docs/performance.md]
 
-Everything is read from the JSON, and from `rewrites.json` and `rejected.json` beside it. Verdicts are those
-of the run: a whole interval on one side of 1, beyond what the same graph showed against itself.
+Everything is read from the JSON, and from `rewrites.json`, `rejected.json` and `products.json` beside it.
+Verdicts are those of the run: a whole interval on one side of 1, beyond what the same graph showed against
+itself.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the benchmarks, machine.py
 import machine
 
 from latency.ablation_report import rejected_table, rewrites_table
-from latency.cases import AGAIN, DENSE, ORACLE, OURS, PLAIN, SIDES
+from latency.cases import AGAIN, CASES, DENSE, ORACLE, OURS, PLAIN, SIDES
+from latency.products import laws_table
 
 DOCS = Path(__file__).parents[2] / "docs" / "performance.md"
 
@@ -57,7 +59,8 @@ def sections(data: Facts) -> dict[str, str]:
 def ablations(folder: Path) -> dict[str, str]:
     """The same of those results of the scripts for rewrites that lie beside."""
     found = {}
-    for name, table in {"rewrites": rewrites_table, "rejected": rejected_table}.items():
+    tables = {"rewrites": rewrites_table, "rejected": rejected_table, "products": laws_table}
+    for name, table in tables.items():
         if (path := folder / f"{name}.json").exists():
             found[name] = "\n".join(table(json.loads(path.read_text(encoding="utf-8"))))
     return found
@@ -191,7 +194,8 @@ def _groups(data: Facts) -> list[dict[str, Any]]:
 
 
 def _rank(data: Facts, case: str) -> int:
-    names = list(dict.fromkeys(group["case"] for group in data["groups"]))
+    known = [case.name for case in CASES]
+    names = list(dict.fromkeys([*known, *(group["case"] for group in data["groups"])]))
     return names.index(case)
 
 
