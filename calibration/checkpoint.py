@@ -102,12 +102,13 @@ def _settle(
     plan = target.plan
     keep = solved.keep if solved else plan.keep
     values, settled = (plan.thresholds if keep == plan.keep else None), None
+    cost = checkpoint.model.cost()
+    budget = target.budget_gmacs(cost, keep)  # what an export of the row tells conditioned selectors
     if thresholds:
         images = Tensors(stream, checkpoint.model)
-        settled = settle_thresholds(checkpoint.model, images, keep, plan.budget_gmacs, say)
+        settled = settle_thresholds(checkpoint.model, images, keep, budget, say)
         values = settled.values
-    cost = checkpoint.model.cost()
-    row = Measured(target.budget_gmacs(cost, keep), keep, values, _source(plan, solved))
+    row = Measured(budget, keep, values, _source(plan, solved))
     return Calibrated(target, row, gmacs(macs(cost, keep)), solved, settled)
 
 

@@ -25,7 +25,7 @@ from tofe_export.calibration.ranges import (
     ranges_key,
     read_ranges,
 )
-from tofe_export.errors import BuildFailed, UsageError
+from tofe_export.errors import BuildFailed, PrecisionError, UsageError
 from tofe_export.files import sha256_file, write_atomic
 from tofe_export.manifest import DYNAMIC, File, Variant, WeightsFile
 from tofe_export.runtime.batching import run_all
@@ -80,7 +80,7 @@ class Quantizer:
         Raises:
             UsageError: no pictures were given and none was calibrated with before.
             InputError: only one picture was given.
-            PrecisionError: INT8 does not agree with float32 as often as asked for.
+            PrecisionError: INT8 does not agree with float32 as often as asked for, or has no place at all.
             BundleError: a stored calibration is damaged.
             BuildFailed: a graph could not be made; a bug here.
         """
@@ -102,6 +102,7 @@ class Quantizer:
     def _settle(self, job: Job, weights: Int8Weights) -> _Group:
         """Ranges and what to leave out, for all siblings of a job."""
         twin, half = job.settled_on, job.precision == HALF_FORM
+        _require_sites(job, self._plan(twin, half=half))
         ranges = self._ranges(twin)
         key = {
             "ranges": ranges.record.key,
@@ -259,3 +260,13 @@ class Quantizer:
 
 def _prefixed(say: Callable[[str], None], prefix: str) -> Callable[[str], None]:
     return lambda text: say(f"{prefix}: {text}")
+
+
+def _require_sites(job: Job, plan: Plan) -> None:
+    """Raise PrecisionError where nothing may be quantised: the variant would be its twin by another name."""
+    if not plan.placement.sites:
+        reasons = ", ".join(sorted(set(plan.placement.excluded.values()))) or "no products with weights"
+        raise PrecisionError(
+            f"{job.name}: expected products that INT8 may compute, found none ({reasons}). Export it without "
+            f"{job.precision}"
+        )

@@ -71,6 +71,7 @@ class ImageStream:
         self.selection, self.pre, self.batch, self.frames = selection, pre, batch, frames
         self.unreadable: dict[str, str] = {}
         """Name -> why, of all pictures that no pass could read."""
+        self._sha256: str | None = None
         self.complete = False
         """Whether all pictures were looked at."""
         self.max_corrupt = max_corrupt
@@ -112,16 +113,17 @@ class ImageStream:
         part.complete = True
         return part
 
-    def facts(self, sha256: str | None = None) -> ImageFacts:
-        """What was read, after a complete pass; reads every file for its hash, unless that is known."""
+    def facts(self) -> ImageFacts:
+        """What was read, after a complete pass; the first time every file is read for its hash."""
         self._require_complete()
         chosen = self.selection
+        self._sha256 = self._sha256 or chosen.sha256()
         return ImageFacts(
             chosen.root.resolve().name,
             chosen.found,
             self.count,
             chosen.seed,
-            sha256 or chosen.sha256(),
+            self._sha256,
             tuple(self.unreadable),
         )
 

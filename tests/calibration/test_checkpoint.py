@@ -9,13 +9,17 @@ from typing import Any
 import pytest
 
 from tofe_export.budget import gmacs, macs
+from tofe_export.calibration import checkpoint as module
 from tofe_export.calibration.checkpoint import calibrate_checkpoint, targets_for
 from tofe_export.calibration.images import select
 from tofe_export.calibration.report import entries_of, entry_for, line, provenance, with_row
 from tofe_export.calibration.stream import ImageStream
+from tofe_export.calibration.targets import Target
+from tofe_export.calibration.thresholds import Thresholds
 from tofe_export.errors import BudgetError, UsageError
 from tofe_export.keep import Measured, Plan, solve
 from tofe_export.model.checkpoint import Checkpoint, load_checkpoint
+from tofe_export.model.tofe import ToFe
 
 Make = Callable[..., Any]
 BUDGET = 0.00042
@@ -78,6 +82,24 @@ def test_tokens_alone_keep_thresholds_only_with_their_counts(
     _, (found,) = calibrate_checkpoint(checkpoint, stream, targets, parts=("tokens",))
     assert found.thresholds is None
     assert found.row.thresholds == (ROW.thresholds if found.row.keep == ROW.keep else None)
+
+
+def test_thresholds_are_settled_for_the_budget_that_is_exported(
+    checkpoint: Checkpoint, stream: ImageStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Conditioned selectors score by it: for a latency that of the counts, not that of the first guess."""
+    settle, asked = module.settle_thresholds, list[float]()
+
+    def noted(model: ToFe, images: Any, keep: Any, budget: float, say: Any) -> Thresholds:
+        asked.append(budget)
+        return settle(model, images, keep, budget, say)
+
+    monkeypatch.setattr(module, "settle_thresholds", noted)
+    first = Plan(0.0005, ROW.keep, None, "training", gmacs(macs(checkpoint.model.cost(), ROW.keep)))
+    target = Target("3 ms", first, lambda profile: ROW.keep, learned=True, in_gmacs=False)
+    _, (found,) = calibrate_checkpoint(checkpoint, stream, [target], parts=("thresholds",))
+    assert asked == [found.row.budget_gmacs]
+    assert found.row.budget_gmacs != first.budget_gmacs
 
 
 def test_without_budgets_every_row_is_calibrated(checkpoint: Checkpoint, stream: ImageStream) -> None:

@@ -90,6 +90,8 @@ def test_an_unreadable_picture_is_named_and_left_out_of_every_pass(
     assert facts.folder == "p"
     assert facts.sha256 == select(folder).sha256()
     assert facts.to_json()["unreadable"] == ["002.png"]
+    (folder / "001.png").unlink()
+    assert stream.facts() == facts  # what was read, not what is there now
 
 
 @pytest.mark.parametrize(("share", "allowed"), [(0.0, 0), (0.01, 1), (0.5, 4)])

@@ -346,6 +346,17 @@ def test_a_product_whose_numbers_would_vanish_is_left_out(twin: Free, images: Fr
     assert everything["left_out"] == {}
 
 
+def test_a_graph_without_a_place_for_integers_is_refused(twin: Free, images: Free, tmp_path: Path) -> None:
+    source = twin()
+    model = onnx.load(tmp_path / source.file)
+    for node in model.graph.node:
+        if node.op_type in ("MatMul", "Gemm") and node.input[1].endswith(".weight"):
+            node.input[0], node.input[1] = node.input[1], node.input[0]
+    onnx.save(model, tmp_path / source.file)
+    with pytest.raises(PrecisionError, match=r"found none \(convolution\)"):
+        make(tmp_path, source, pictures(images))
+
+
 def test_the_half_form_needs_the_half_graph(twin: Free) -> None:
     source = twin()
     with pytest.raises(UsageError, match="fp16"):

@@ -92,3 +92,16 @@ def test_a_unit_that_ends_in_the_head_stays_float_as_a_whole() -> None:
     found = place(gs.Graph(rows, [x], [answer], opset=17))
     assert found.sites == ()
     assert found.excluded == {"up": HEAD, "down": HEAD}
+
+
+def test_an_answer_that_is_the_residual_stream_is_not_all_head(small: Free) -> None:
+    """Tokens of a model without a norm at the end: only what was added last is the head."""
+    graph = gs.import_onnx(small())
+    stream = next(node for node in graph.nodes if node.name == "thaw/Concat").outputs[0]
+    graph.outputs = [stream]
+    graph.cleanup()
+    found = place(graph)
+    names = {site.node.rpartition("/")[0] for site in found.sites}
+    assert names == {"attn.q", "attn.k", "attn.v", "attn.proj"}
+    head = {name.rpartition("/")[0] for name, why in found.excluded.items() if why == HEAD}
+    assert head == {"mlp.fc1", "mlp.fc2", "approximators.0.fc1", "approximators.0.fc2"}

@@ -108,19 +108,23 @@ def _reasons(graph: gs.Graph, weighted: Sequence[gs.Node], stem: bool) -> dict[s
 
 
 def _ends(graph: gs.Graph) -> set[str]:
-    """Weighted nodes that the answer is made of by copies, sums and pooling alone."""
-    found, queue = set[str](), list(graph.outputs[:1])
-    seen = set[int]()
+    """Weighted nodes that the answer is made of by copies, pooling and at most one sum.
+
+    Where the answer is the residual stream itself, more sums would lead through all blocks.
+    """
+    found, queue = set[str](), [(tensor, False) for tensor in graph.outputs[:1]]
+    seen = set[tuple[int, bool]]()
     while queue:
-        tensor = queue.pop()
-        if id(tensor) in seen or not tensor.inputs:
+        tensor, summed = queue.pop()
+        if (id(tensor), summed) in seen or not tensor.inputs:
             continue
-        seen.add(id(tensor))
+        seen.add((id(tensor), summed))
         node = tensor.inputs[0]
+        sums = node.op in ("Add", "Sub") and len(activations(node)) > 1
         if is_weighted(node):
             found.add(node.name)
-        elif node.op in MOVEMENT or node.op in ELEMENTWISE or node.op in _POOLS:
-            queue += activations(node)
+        elif (node.op in MOVEMENT or node.op in ELEMENTWISE or node.op in _POOLS) and not (sums and summed):
+            queue += [(before, summed or sums) for before in activations(node)]
     return found
 
 
