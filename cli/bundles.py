@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tofe_export.cli import console
@@ -46,7 +47,7 @@ def choose_backend(
     if choice.left_out and choice.backend == "tensorrt":
         console.warn(
             f"no engine here, so not run: {', '.join(choice.left_out)}. Build them: tofe-export trt "
-            f"{bundle.path}"
+            f"{quote(str(bundle.path))}"
         )
     return choice
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tofe_export.cli import bundles, calibrate_pictures, console, host, int8_options, int8_report, options
@@ -35,7 +36,7 @@ def calibrate_bundle(
     wanted = {twin.name.replace("-fp32-b", f"-{form}-b") for twin in twins for form in precisions}
     variants = [variant for variant in made.manifest.variants if variant.name in wanted]
     console.say(int8_report.int8_table(variants))
-    where = "" if made.path == options.DEFAULT_BUNDLE else f" {made.path}"
+    where = "" if made.path == options.DEFAULT_BUNDLE else f" {quote(str(made.path))}"
     console.say(f"wrote {made.path}; prove it with: tofe-export verify{where}")
     facts = {variant.name: dict(variant.extra["int8"]) for variant in variants}
     console.emit(

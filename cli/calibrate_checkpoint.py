@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 from tofe_export.budget import printed
-from tofe_export.cli import calibrate_pictures, calibrate_report, console, host
-from tofe_export.errors import UsageError, WriteError
+from tofe_export.cli import calibrate_pictures, calibrate_report, console, host, outputs
+from tofe_export.errors import UsageError
 
 if TYPE_CHECKING:
     from tofe_export.calibration.targets import Target
@@ -43,7 +44,9 @@ def calibrate_checkpoint(
     made.save(target)
     console.say(calibrate_report.text(found))
     asked = ",".join(printed(one.row.budget_gmacs) for one in found)
-    console.say(f"\nwrote {target}; export it with: tofe-export onnx --ckpt {target} --budget {asked}")
+    console.say(
+        f"\nwrote {target}; export it with: tofe-export onnx --ckpt {quote(str(target))} --budget {asked}"
+    )
     console.emit(
         {
             "ckpt": str(ckpt),
@@ -88,16 +91,7 @@ def targets_of(checkpoint: Checkpoint, given: dict[str, Any]) -> list[Target]:
 
 def where_to_write(ckpt: Path, out: Path | None, force: bool) -> Path:
     """The checkpoint to write. Raises UsageError where a file would be lost, WriteError where none can be."""
-    target = out or ckpt
-    if not target.absolute().parent.is_dir():
-        raise WriteError(f"{target} could not be written: there is no folder for it; create it first")
-    if target.is_dir():
-        raise WriteError(f"{target} could not be written: that is a folder; name a file")
-    if target.exists() and not force:
-        raise UsageError(
-            f"{target} is there already: write elsewhere by --out FILE, or replace it by --force"
-        )
-    return target
+    return outputs.check(out or ckpt, force=force)
 
 
 def warn_untrained(checkpoint: Checkpoint, targets: list[Target]) -> None:

@@ -8,11 +8,12 @@ training, docs/fit.md says.
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofe_export.cli import calibrate_pictures, console, fit_report, host, model_options, options
+from tofe_export.cli import calibrate_pictures, console, fit_report, host, model_options, options, outputs
 from tofe_export.errors import UsageError
 
 if TYPE_CHECKING:
@@ -83,18 +84,16 @@ def command(
     budget (GMACs). Then the backbone learns to answer alike from fewer tokens, unless --keep-backbone is
     given.
     """
-    from tofe_export.cli.calibrate_checkpoint import where_to_write
-
     if len(budgets) != 1:
         found = "none" if not budgets else str(len(budgets))
         raise UsageError(f"fit makes a model for one budget: expected one --budget, found {found}")
-    where_to_write(out, None, force)
+    outputs.check(out, force=force)
     host.require_export()
     checkpoint, fitted = fit(images, num_images, budgets[0], **rest)
     checkpoint.save(out)
     console.say(fit_report.text(fitted))
     console.say(
-        f"\nwrote {out}; export it with: tofe-export onnx --ckpt {out} --budget {budgets[0]:g}\n"
+        f"\nwrote {out}; export it with: tofe-export onnx --ckpt {quote(str(out))} --budget {budgets[0]:g}\n"
         "If you have labels and a GPU, compare with: tofe-export train"
     )
     console.emit({"out": str(out), **checkpoint.history}, json_target)

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from shlex import quote
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofe_export.cli import console, host, model_options, options
+from tofe_export.cli import console, host, model_options, options, outputs
+
+if TYPE_CHECKING:
+    from tofe_export.budget import Cost
 
 
 @click.command("init", short_help="Backbone weights to an untrained ToFe checkpoint.")
@@ -21,6 +25,7 @@ from tofe_export.cli import console, host, model_options, options
 @click.option(
     "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The checkpoint to write."
 )
+@click.option("--force", is_flag=True, help="Replace OUT.")
 @model_options.structure
 @model_options.architecture
 @model_options.preparation
@@ -35,11 +40,13 @@ from tofe_export.cli import console, host, model_options, options
 def command(
     backbone: Path | None,
     out: Path,
+    force: bool,
     classes: Path | None,
     seed: int,
     **model: Any,  # noqa: ANN401 - the rest of what `model_options.build` takes
 ) -> None:
     """Put fresh ToFe modules into a backbone. The result is marked as untrained."""
+    outputs.check(out, force=force)
     host.require_export()
     checkpoint = model_options.build(
         backbone=backbone, classes=_read_classes(classes), seed=seed, made_by="tofe-export init", **model
@@ -49,7 +56,16 @@ def command(
         f"{out} is NOT TRAINED: its selectors choose at random"
         + ("" if backbone else ", and so do the backbone's weights")
     )
-    console.say(f"wrote {out}; export it with: tofe-export onnx --ckpt {out} --budget 2.0")
+    budget = example_budget(checkpoint.model.cost())
+    console.say(f"wrote {out}; export it with: tofe-export onnx --ckpt {quote(str(out))} --budget {budget}")
+
+
+def example_budget(cost: Cost) -> str:
+    """Half of the dense model's cost, or the middle of what can be reached where that is above it."""
+    from tofe_export.budget import dense_macs, gmacs, macs, printed
+
+    least, dense = gmacs(macs(cost, (1,) * cost.stages)), gmacs(dense_macs(cost))
+    return printed(dense / 2 if dense / 2 > least else (least + dense) / 2)
 
 
 def _read_classes(path: Path | None) -> tuple[str, ...] | None:
@@ -58,6 +74,6 @@ def _read_classes(path: Path | None) -> tuple[str, ...] | None:
     if path is None:
         return None
     try:
-        return tuple(line.strip() for line in path.read_text().splitlines() if line.strip())
+        return tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: expected a text file with one class name per line: {error}") from error

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofe_export.cli import console, host, model_options, options, recipe_options
+from tofe_export.cli import console, host, model_options, options, outputs, recipe_options
 from tofe_export.cli.train_report import Narrator, summary
-from tofe_export.errors import INTERRUPTED, MissingExtra, UsageError, WriteError
+from tofe_export.errors import INTERRUPTED, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -55,6 +55,7 @@ _MOST_WORKERS = 8
 @model_options.architecture
 @model_options.preparation
 @click.option("--num-images", type=click.IntRange(min=1), metavar="N", help="Train on a fixed sample.")
+@click.option("--force", is_flag=True, help="Replace OUT.")
 @click.option("--resume", is_flag=True, help="Go on from OUT.state, with the same options.")
 @click.option(
     "--save-every", type=click.FloatRange(0), default=600, show_default=True, help="Seconds between states."
@@ -72,7 +73,14 @@ _MOST_WORKERS = 8
 @click.option("--cpu", is_flag=True, help="Stay on the CPU even where there is a GPU.")
 @options.json_target
 @options.quiet
-def command(out: Path, recipe: Recipe, json_target: str | None, cpu: bool, **rest: Any) -> None:  # noqa: ANN401 - below
+def command(
+    out: Path,
+    recipe: Recipe,
+    json_target: str | None,
+    cpu: bool,
+    force: bool,
+    **rest: Any,  # noqa: ANN401 - below
+) -> None:
     """Train selectors, approximators and backbone so that an image costs a budget (GMACs) on average.
 
     The defaults are the paper's recipe for ImageNet on several GPUs; docs/training.md says what to change for
@@ -80,7 +88,7 @@ def command(out: Path, recipe: Recipe, json_target: str | None, cpu: bool, **res
     """
     with one_voice():
         require_train()
-        check_out(out, rest["resume"])
+        check_out(out, rest["resume"], force)
         from tofe_export.training.session import create_accelerator, leave
 
         accelerator = create_accelerator(recipe, cpu=cpu)
@@ -186,17 +194,9 @@ def require_train() -> None:
         raise MissingExtra("accelerate", "train")
 
 
-def check_out(out: Path, resume: bool) -> None:
-    """Raise WriteError where OUT cannot be written, UsageError where a state would be lost."""
-    folder = out.absolute().parent
-    if not folder.is_dir():
-        raise WriteError(
-            f"{out} could not be written: there is no folder {folder}; create it first (mkdir -p)"
-        )
-    if out.is_dir():
-        raise WriteError(f"{out} could not be written: that is a folder; name a file")
-    if not os.access(folder, os.W_OK):
-        raise WriteError(f"{out} could not be written: {folder} is not writable; choose another folder")
+def check_out(out: Path, resume: bool, force: bool) -> None:
+    """Raise WriteError where OUT cannot be written, UsageError where it or a state would be lost."""
+    outputs.check(out, force=force or resume)
     if state_of(out).exists() and not resume:
         raise UsageError(
             f"{state_of(out)} holds a training that was interrupted: go on with --resume, or remove it to "

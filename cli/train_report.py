@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -92,7 +93,7 @@ def summary(trained: Trained, out: Path) -> str:
     first = printed(trained.settled[0].row.budget_gmacs)
     return (
         f"{console.table(headers, rows, right=(1, 2, 4))}\n\n"
-        f"wrote {out}; export it with: tofe-export onnx --ckpt {out} --budget {first}"
+        f"wrote {out}; export it with: tofe-export onnx --ckpt {quote(str(out))} --budget {first}"
     )
 
 

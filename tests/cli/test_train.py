@@ -79,13 +79,17 @@ def test_values_that_make_no_sense_are_usage_errors(words: list[str], message: s
 
 def test_out_is_checked_first(tmp_path: Path) -> None:
     with pytest.raises(WriteError, match="create it first"):
-        train.check_out(tmp_path / "no" / "tofe.pt", resume=False)
+        train.check_out(tmp_path / "no" / "tofe.pt", resume=False, force=False)
     with pytest.raises(WriteError, match="that is a folder"):
-        train.check_out(tmp_path, resume=False)
+        train.check_out(tmp_path, resume=False, force=False)
     (tmp_path / "tofe.pt.state").touch()
     with pytest.raises(UsageError, match="go on with --resume"):
-        train.check_out(tmp_path / "tofe.pt", resume=False)
-    train.check_out(tmp_path / "tofe.pt", resume=True)
+        train.check_out(tmp_path / "tofe.pt", resume=False, force=False)
+    train.check_out(tmp_path / "tofe.pt", resume=True, force=False)
+    (tmp_path / "done.pt").touch()
+    with pytest.raises(UsageError, match=r"is there already.*--force"):
+        train.check_out(tmp_path / "done.pt", resume=False, force=False)
+    train.check_out(tmp_path / "done.pt", resume=False, force=True)
 
 
 def test_ctrl_c_asks_once_and_ends_at_once_the_second_time() -> None:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import torch
@@ -150,13 +151,14 @@ def _plain_weights(path: Path, content: Any) -> str:  # noqa: ANN401 - whatever 
     """Explain what to do with a file of plain backbone weights."""
     names = identify(state_dict_in(content, path))
     model = names[0] if len(names) == 1 else "NAME"
+    file = quote(str(path))  # as a shell takes it
     found = f" (its keys and shapes fit {', '.join(names)})" if names else ""
     return (
         f"{path} holds plain backbone weights{found}, not a ToFe checkpoint: it has no selectors. "
         "Train them with\n"
-        f"    tofe-export train --model {model} --backbone {path} --data DIR --budget 2.0 --out tofe.pt\n"
+        f"    tofe-export train --model {model} --backbone {file} --data DIR --budget 2.0 --out tofe.pt\n"
         "or make an untrained checkpoint to try the export:\n"
-        f"    tofe-export init --model {model} --backbone {path} --out tofe.pt"
+        f"    tofe-export init --model {model} --backbone {file} --out tofe.pt"
     )
 
 
