@@ -11,24 +11,33 @@ program never meets a table. The two switches live in the click context (`--quie
 which is why a command calls plain functions and hands nothing around. Text is made safe for the stream it
 goes to: a name that an ASCII pipe cannot carry is escaped rather than a crash, and control characters never
 reach the terminal.
+
+A stream may refuse. An answer that stdout does not take is a `WriteError`, silent where the reader of a pipe
+has stopped reading (`| head`); a remark that stderr does not take is lost, and the work goes on.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
+import shutil
 import sys
 import time
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TextIO
 
 import click
 
+from tofe_export.errors import WriteError
+
 SECONDS_BEFORE_PROGRESS = 2.0
 SECONDS_BETWEEN_UPDATES = 0.1
+LONGEST_PROGRESS = 100
 
 _QUIET = "tofe_export.quiet"
 _JSON_ON_STDOUT = "tofe_export.json_on_stdout"
@@ -82,7 +91,9 @@ def emit(data: Mapping[str, Any], target: str | None) -> None:
         return
     text = json.dumps(_strict(data), indent=2, allow_nan=False) + "\n"
     if target == "-":
-        sys.stdout.write(text)
+        if sys.stdout is None:  # closed by whoever started us
+            raise WriteError("--json -: there is no standard output to write to; name a file instead of -")
+        _send(text, sys.stdout)
         return
     from tofe_export.files import write_atomic
 
@@ -124,22 +135,30 @@ class Progress:
         if now - self._drawn_at < SECONDS_BETWEEN_UPDATES and self.done != self.total:
             return
         count = "" if self.total is None else f"{self.done}/{self.total} "
-        line = _encodable(_printable(f"{self.label} {count}{what}".rstrip()), self._stream)
-        self._stream.write("\r" + line[:100].ljust(self._drawn))
-        self._stream.flush()
-        self._drawn_at, self._drawn = now, len(line[:100])
+        width = min(LONGEST_PROGRESS, shutil.get_terminal_size().columns - 1)  # a line that wraps stays
+        line = _encodable(_printable(f"{self.label} {count}{what}".rstrip()), self._stream)[:width]
+        self._draw(line.ljust(self._drawn))
+        self._drawn_at, self._drawn = now, len(line)
 
     def clear(self) -> None:
         """Wipe the line, so that what follows starts on an empty one."""
         if self._drawn:
-            self._stream.write("\r" + " " * self._drawn + "\r")
+            self._draw(" " * self._drawn + "\r")
+
+    def _draw(self, line: str) -> None:
+        try:
+            self._stream.write(f"\r{line}")
             self._stream.flush()
+        except OSError:  # the terminal is gone: the work need not be
+            self._live = False
+            _abandon(self._stream)
 
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[Progress]:
     """Show progress (over `total` units) on stderr while the body runs; wiped at its end in any case."""
-    bar = Progress(label, total, sys.stderr, live=sys.stderr.isatty() and not is_quiet())
+    terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+    bar = Progress(label, total, sys.stderr, live=terminal and not is_quiet())
     try:
         yield bar
     finally:
@@ -151,9 +170,32 @@ def _switch(name: str) -> bool:
     return context is not None and bool(context.meta.get(name, False))
 
 
-def _write(text: str, stream: TextIO) -> None:
+def _write(text: str, stream: TextIO | None) -> None:
+    if stream is None:  # closed by whoever started us
+        return
     safe = "\n".join(_printable(line) for line in text.split("\n"))
-    click.echo(_encodable(safe, stream), file=stream)
+    _send(f"{_encodable(safe, stream)}\n", stream)
+
+
+def _send(text: str, stream: TextIO) -> None:
+    try:
+        click.echo(text, file=stream, nl=False)
+    except OSError as error:
+        _abandon(stream)
+        if stream is sys.stderr:
+            return
+        if error.errno == errno.EPIPE:
+            raise SystemExit(WriteError.exit_code) from None
+        reason = (error.strerror or str(error)).lower()
+        raise WriteError(f"standard output could not be written: {reason}; write elsewhere") from error
+
+
+def _abandon(stream: TextIO) -> None:
+    """Let what the stream still holds go nowhere: Python would try it once more at its end, and complain."""
+    with suppress(OSError, ValueError):  # a stream of a test has no descriptor
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)
 
 
 def _printable(text: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,11 +25,13 @@ class Terminal(io.StringIO):
 
 
 class Clock:
-    """Seconds that pass only when told to."""
+    """Seconds that pass only when told to, before a usual terminal."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
         monkeypatch.setattr("time.monotonic", lambda: self.now)
+        monkeypatch.setenv("TERM", "xterm")
+        monkeypatch.delenv("COLUMNS", raising=False)
 
 
 @click.command()
@@ -132,6 +136,58 @@ def test_an_ascii_pipe_gets_escapes_and_no_crash(monkeypatch: pytest.MonkeyPatch
     assert pipe.buffer.read() == b"na\\xefve\n"
 
 
+def started(*commands: str, **streams: Any) -> subprocess.CompletedProcess[str]:
+    """The outcome of a process that makes these calls of the console."""
+    code = "from tofe_export.cli import console\n" + "\n".join(commands)
+    return subprocess.run([sys.executable, "-c", code], text=True, **streams)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+@pytest.mark.parametrize("call", ["console.say('answer')", "console.emit({'n': 1}, '-')"])
+def test_an_answer_that_does_not_fit_the_disk_is_a_write_error(call: str) -> None:
+    guarded = f"try:\n    {call}\nexcept console.WriteError as error:\n    console.fail(str(error))"
+    with open("/dev/full", "w") as full:
+        done = started(guarded, stdout=full, stderr=subprocess.PIPE)
+    assert done.returncode == 0, done.stderr  # Python, too, has nothing to complain of at its end
+    assert done.stderr.startswith("error: standard output could not be written: no space left on device; ")
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("call", ["console.say('answer')", "console.emit({'n': 1}, '-')"])
+def test_a_reader_that_has_stopped_ends_the_command_without_a_word(call: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = started(call, "console.note('never')", stdout=writing, stderr=subprocess.PIPE)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (WriteError.exit_code, "")
+
+
+def test_remarks_that_nobody_takes_do_not_end_the_work() -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    calls = ("console.note('remark')", "console.warn('beware')", "console.say('answer')")
+    done = started(*calls, stdout=subprocess.PIPE, stderr=writing)
+    os.close(writing)
+    assert (done.returncode, done.stdout) == (0, "answer\n")
+
+
+def test_streams_that_were_never_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdout", None)
+    console.say("answer")
+    with pytest.raises(WriteError, match="no standard output"):
+        console.emit({"n": 1}, "-")
+
+
+def test_no_stderr_does_not_bring_remarks_to_stdout(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)
+    console.note("remark")
+    with console.progress("verify", 1) as progress:
+        progress.advance()
+    assert capsys.readouterr().out == ""
+
+
 def test_progress_shows_nothing_for_two_seconds_and_wipes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, terminal = Clock(monkeypatch), Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -156,6 +212,26 @@ def test_progress_without_a_total_shows_no_numbers(monkeypatch: pytest.MonkeyPat
         clock.now += 3.0
         progress.show("tracing")
     assert terminal.getvalue().startswith("\rexport: tracing\r")
+
+
+def test_progress_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, terminal = Clock(monkeypatch), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("COLUMNS", "40")
+    with console.progress("verify") as progress:
+        clock.now += 3.0
+        progress.show("n" * 200)
+    assert [len(line) for line in terminal.getvalue().split("\r") if line] == [39, 39]
+
+
+def test_progress_is_silent_on_a_terminal_that_cannot_go_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, terminal = Clock(monkeypatch), Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "dumb")
+    with console.progress("verify", 2) as progress:
+        clock.now += 60.0
+        progress.advance()
+    assert terminal.getvalue() == ""
 
 
 def test_progress_redraws_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
