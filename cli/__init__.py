@@ -8,6 +8,7 @@ its traceback.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -32,6 +33,8 @@ from tofe_export.cli import (
     verify,
 )
 
+_MOVE = 'cd "$PWD" leads to what is in its place now, if there is anything'
+
 
 class Program(click.Group):
     """A group that keeps the order of its commands and maps errors to exit codes (all from `errors.py`)."""
@@ -42,6 +45,9 @@ class Program(click.Group):
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:  # noqa: ANN401 - click's own arguments, passed on
         """Run a command line and exit."""
+        if not _here():
+            console.fail(f"the folder you are in is gone: {_MOVE}")
+            sys.exit(errors.UsageError.exit_code)
         kwargs = {"prog_name": "tofe-export", **kwargs, "standalone_mode": False}
         try:
             status = super().main(*args, **kwargs)
@@ -51,14 +57,25 @@ class Program(click.Group):
         except click.UsageError as error:
             error.show()
             sys.exit(errors.UsageError.exit_code)
-        except click.Abort as abort:
+        except (click.Abort, KeyboardInterrupt) as stop:  # the latter while click was ending the command
             if isinstance(
-                abort.__cause__, EOFError
+                stop.__cause__, EOFError
             ):  # click takes any EOFError for Ctrl-D; ours would be a bug
-                raise abort.__cause__ from None
+                raise stop.__cause__ from None
             console.fail("interrupted")
             sys.exit(errors.INTERRUPTED)
+        if not _here():  # the bundle was extended from within: a new folder stands in the old one's place
+            console.warn(f"the folder you are in was replaced: {_MOVE}")
         sys.exit(status if isinstance(status, int) else 0)
+
+
+def _here() -> bool:
+    """Whether the current folder exists."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 @click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -173,15 +173,26 @@ def variants_table(facts: dict[str, Facts]) -> str:
 
 
 def calibrated(facts: dict[str, Facts]) -> str:
-    """Which variants were calibrated on which pictures, how and when; one line each, or nothing."""
+    """Which variants were calibrated on which pictures, how and when; one line each, or nothing.
+
+    Raises `BundleError` for an account that is not what calibration writes.
+    """
     from tofe_export.calibration.report import KEY, line
     from tofe_export.cli.int8_report import int8_line
 
     said: dict[str, list[str]] = {}
     for name, fact in facts.items():
         for key, words in ((KEY, line), ("int8", int8_line)):
-            if key in fact:
-                said.setdefault(words(fact[key]), []).append(name)
+            if key not in fact:
+                continue
+            try:
+                text = words(fact[key])
+            except (LookupError, TypeError, ValueError, AttributeError) as error:
+                raise BundleError(
+                    f"manifest.json, variant {name}: expected under {key!r} how it was calibrated, found a "
+                    f"damaged account ({error!r}). Copy the bundle again or export again"
+                ) from error
+            said.setdefault(text, []).append(name)
     return "\n".join(f"{', '.join(names)}: {text}" for text, names in said.items())
 
 

@@ -61,6 +61,15 @@ def test_a_new_bundle(bundle: Bundle, tmp_path: Path) -> None:
     assert names(tmp_path) == ["bundle", "out"]
 
 
+def test_names_that_are_no_unicode_survive(bundle: Bundle, tmp_path: Path) -> None:
+    source = os.fsdecode(b"photos \xff caf\xc3\xa9")
+    manifest = replace(bundle.manifest, reference=replace(bundle.manifest.reference, source=source))
+    with BundleWriter(tmp_path / "out", bundle) as writer:
+        writer.commit(manifest)
+    assert Bundle.open(tmp_path / "out").manifest.reference.source == source
+    assert "café".encode() in (tmp_path / "out/manifest.json").read_bytes()
+
+
 def test_an_empty_folder_may_be_filled_and_a_link_followed(build_bundle: Build, tmp_path: Path) -> None:
     base = build_bundle(tmp_path / "base")
     (tmp_path / "disk").mkdir()

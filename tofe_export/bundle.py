@@ -47,7 +47,9 @@ class Bundle:
         except (FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(f"{folder}: expected a bundle, found {_what_is(folder)}. {_MAKE}") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise BundleError(f"{folder / MANIFEST} cannot be read: {error}") from error
+            raise BundleError(
+                f"{folder / MANIFEST} cannot be read: {error}. Make it readable, or copy the bundle again"
+            ) from error
         try:
             data = json.loads(text)
         except (json.JSONDecodeError, RecursionError) as error:

@@ -99,7 +99,8 @@ class BundleWriter:
         with writing(self._shown):
             self._prune(manifest)
             text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
-            write_atomic(self._staging / MANIFEST, text.encode() + b"\n")
+            # a folder's name need not be valid Unicode: what is not becomes JSON's own \udcXX
+            write_atomic(self._staging / MANIFEST, text.encode("utf-8", "backslashreplace") + b"\n")
             directories.sync_tree(self._staging)
             self._link_new_engines()
             self._refuse_changed()

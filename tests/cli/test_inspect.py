@@ -54,6 +54,18 @@ def test_an_untrained_model_is_said_loudly(make_bundle: MakeBundle) -> None:
     assert "NOT TRAINED" in result.stderr
 
 
+@pytest.mark.parametrize("account", [{}, {"images": 3, "method": {}}, [], "on some pictures"])
+@pytest.mark.parametrize("key", ["calibration", "int8"])
+def test_a_damaged_account_of_a_calibration(make_bundle: MakeBundle, key: str, account: object) -> None:
+    bundle = make_bundle()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    manifest["variants"][0][key] = account
+    (bundle / "manifest.json").write_text(json.dumps(manifest))
+    result = run(bundle)
+    assert result.exit_code == 4
+    assert f"variant {manifest['variants'][0]['name']}: expected under {key!r}" in result.stderr
+
+
 def test_a_damaged_bundle_is_described_and_then_refused(make_bundle: MakeBundle) -> None:
     bundle = make_bundle()
     (bundle / "variants" / "dense-fp32-b1.onnx").unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 import pytest
 from click.testing import CliRunner, Result
@@ -48,6 +50,40 @@ def test_an_interrupt_is_130_without_a_traceback(program: click.Group) -> None:
     result = call(program, KeyboardInterrupt())
     assert result.exit_code == errors.INTERRUPTED
     assert result.stderr.strip() == "error: interrupted"
+
+
+def test_an_interrupt_of_the_end_is_130_too(program: click.Group, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(click.Group, "main", interrupted)
+    result = CliRunner().invoke(program, ["work"])
+    assert (result.exit_code, result.stderr.strip()) == (errors.INTERRUPTED, "error: interrupted")
+
+
+def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    result = CliRunner().invoke(main, ["inspect", "--json", "report.json"])
+    assert (result.exit_code, result.stdout) == (errors.UsageError.exit_code, "")
+    assert result.stderr.startswith("error: the folder you are in is gone: cd ")
+
+
+def test_a_folder_that_a_command_replaced_is_said(
+    program: click.Group, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    monkeypatch.chdir(tmp_path / "bundle")
+
+    @program.command("extend")
+    def extend() -> None:
+        (tmp_path / "bundle").rmdir()
+        (tmp_path / "bundle").mkdir()
+
+    result = CliRunner().invoke(program, ["extend"])
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: the folder you are in was replaced: cd ")
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("bug"), EOFError("bug"), RuntimeError("bug")])
