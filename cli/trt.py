@@ -8,16 +8,25 @@ same options is kept.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from tofe_export.cli import bundles, console, options, trt_report
 from tofe_export.cli.inspect import size
-from tofe_export.errors import BuildFailed, BundleError, InputError, PrecisionError, UsageError
+from tofe_export.errors import (
+    INTERRUPTED,
+    BuildFailed,
+    BundleError,
+    InputError,
+    PrecisionError,
+    UsageError,
+)
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -192,6 +201,13 @@ def kept_engine(bundle: Bundle, job: Job, platform: Platform) -> EngineFile | No
     return engine
 
 
+def leave() -> NoReturn:
+    """End the process as it is, under a thread of TensorRT's that cannot be stopped."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(INTERRUPTED)
+
+
 def stored_timings(cache: Path) -> bytes:
     """What an earlier build left, or nothing. Raises InputError."""
     try:
@@ -210,6 +226,7 @@ def build_one(
     from tofe_export.files import write_atomic
     from tofe_export.trt.builder import build
     from tofe_export.trt.engines import write_engine
+    from tofe_export.trt.monitor import LeftRunning
 
     def on_tick(stage: str) -> None:
         progress.show(f"{job.name}: {stage}")
@@ -220,7 +237,12 @@ def build_one(
         console.warn(f"stopping{waits}. Nothing of {job.name} is written")
 
     timings = stored_timings(cache)
-    outcome = build(bundle, job, platform, timings, on_tick, on_stop)
+    try:
+        outcome = build(bundle, job, platform, timings, on_tick, on_stop)
+    except LeftRunning:
+        progress.clear()
+        console.fail(f"interrupted. Nothing of {job.name} is written")
+        leave()
     engine = write_engine(bundle, outcome.built)
     if outcome.timing_cache != timings:
         write_atomic(cache, outcome.timing_cache)

@@ -169,6 +169,8 @@ def test_a_run_that_fails(install: Install, bundle: Bundle) -> None:
         trt.script.run_errors = ["FAKE failure of a kernel"]
         with pytest.raises(InputError, match=r"could not run.*(.|\n)*FAKE failure of a kernel"):
             session.infer({"images": images(bundle)})
+        done = trt.cudart.calls
+        assert done[::-1].index("cudaStreamSynchronize") < done[::-1].index("cudaMemcpyAsync")
 
 
 def test_the_device_is_waited_for_before_memory_goes(install: Install, bundle: Bundle) -> None:

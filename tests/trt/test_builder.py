@@ -16,7 +16,7 @@ from tofe_export.bundle import Bundle
 from tofe_export.errors import BuildFailed, PrecisionError, UsageError
 from tofe_export.files import sha256_bytes
 from tofe_export.trt.builder import Outcome, build
-from tofe_export.trt.monitor import Stage, progress_monitor, run_stoppable
+from tofe_export.trt.monitor import LeftRunning, Stage, progress_monitor, run_stoppable
 from tofe_export.trt.network import create_network
 from tofe_export.trt.platform import Platform
 from tofe_export.trt.request import BuildOptions, make_job
@@ -274,14 +274,15 @@ def test_8_6_is_waited_for_and_a_second_ctrl_c_is_not() -> None:
         ended.set()
 
     interrupt()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt) as caught:
         run_stoppable(work, stage, lambda text: None, lambda: None)
+    assert not isinstance(caught.value, LeftRunning)
     assert ended.is_set()
     assert stage.stop.is_set()
 
     release = threading.Event()
     interrupt()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(LeftRunning):
         run_stoppable(lambda: release.wait(30), Stage(), lambda text: None, interrupt)
     assert not release.is_set()
     release.set()

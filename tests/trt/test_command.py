@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from click.testing import CliRunner, Result
 from tofe_export.bundle import Bundle
 from tofe_export.cli import main
 from tofe_export.errors import MissingBackend
+from tofe_export.trt.monitor import LeftRunning
 from tofe_export.trt.platform import Platform
 
 FP16 = "2.00g-scatter-fp16-b1"
@@ -214,6 +217,37 @@ def test_an_interrupt_leaves_nothing_behind(call: Any, script: Any, typed_bundle
     result = call("--fp16")
     assert result.exit_code == 130
     assert plans(typed_bundle) == []
+
+
+def test_a_second_interrupt_ends_the_process_as_it_is(
+    call: Any, typed_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def build(*arguments: object) -> None:
+        raise LeftRunning
+
+    def leave() -> None:
+        raise SystemExit(130)
+
+    monkeypatch.setattr("tofe_export.trt.builder.build", build)
+    monkeypatch.setattr("tofe_export.cli.trt.leave", leave)
+    result = call("--variant", FP16)
+    assert result.exit_code == 130
+    assert f"error: interrupted. Nothing of {FP16} is written" in result.stderr
+    assert plans(typed_bundle) == []
+
+
+def test_leaving_waits_for_no_thread_and_cleans_nothing_up() -> None:
+    code = (
+        "import atexit, threading, time, tofe_export.cli.trt as trt\n"
+        "threading.Thread(target=time.sleep, args=(60,)).start()\n"
+        "atexit.register(print, 'cleaned up')\n"
+        "print('said', end='')\n"
+        "trt.leave()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=50
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (130, "said", "")
 
 
 @pytest.mark.parametrize("text", ["1,2", "0,1,2", "4,2,8", "1,2,x", ""])

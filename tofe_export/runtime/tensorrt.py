@@ -160,6 +160,14 @@ class TensorRtSession(Session):
 
     def _run(self, feeds: dict[str, Array]) -> dict[str, Array]:
         stream = self.stream
+        try:
+            return self._run_in(stream, feeds)
+        except BaseException:
+            with suppress(TofeError):  # copies use the pinned memory until then
+                self.cuda.synchronize(stream)
+            raise
+
+    def _run_in(self, stream: int, feeds: dict[str, Array]) -> dict[str, Array]:
         self._set_shapes({name: array.shape for name, array in feeds.items()})
         for name, array in feeds.items():
             self._buffers[name].send(array, stream)

@@ -22,6 +22,14 @@ TICK = 0.2  # seconds between two looks
 T = TypeVar("T")
 
 
+class LeftRunning(KeyboardInterrupt):
+    """A second Ctrl-C: the work goes on in its thread, and only the end of the process stops it.
+
+    The process must end without cleaning up (`os._exit`): libraries that are torn down under a thread of
+    TensorRT's crash.
+    """
+
+
 class Stage:
     """What is being done, written by the working thread, read by the main one."""
 
@@ -74,7 +82,7 @@ def run_stoppable(
     """Run `work` in a thread, call `tick` with the stage meanwhile; what it returns or raises comes back.
 
     Ctrl-C sets `stage.stop`, calls `on_stop` once and waits for `work`; a second one does not wait. Either
-    way KeyboardInterrupt is raised, whatever `work` did.
+    way KeyboardInterrupt is raised, whatever `work` did; LeftRunning the second time.
     """
     outcome: list[T] = []
     failure: list[BaseException] = []
@@ -94,9 +102,12 @@ def run_stoppable(
         _wait(done, stage, tick)
     except KeyboardInterrupt:
         stage.stop.set()
-        on_stop()
-        if thread.ident is not None:  # it was started
-            _wait(done, stage, tick)
+        try:
+            on_stop()
+            if thread.ident is not None:  # it was started
+                _wait(done, stage, tick)
+        except KeyboardInterrupt as second:
+            raise LeftRunning from second
         raise
     if failure:
         raise failure[0]
