@@ -28,6 +28,8 @@ def report(
 ) -> None:
     """Print and write what there is now. Raises the first failure's kind, with all names."""
     console.say(table(engines))
+    for engine, _ in engines:
+        warn_of_contradiction(engine)
     if engines:
         console.say(f"\nBuilt is not verified: tofe-export verify {bundle.path}")
     console.emit(
@@ -47,6 +49,24 @@ def report(
     if failures:
         names = ", ".join(name for name, _ in failures)
         raise type(failures[0][1])(f"{len(failures)} of {len(plan.jobs)} engines were not built: {names}")
+
+
+def warn_of_contradiction(engine: EngineFile) -> None:
+    """Say it where a strongly typed network became an engine in which the inspector sees none of its type.
+
+    The network's types are the proof, since TensorRT must keep them; but then its inspector contradicts it.
+    """
+    from tofe_export.trt.inspect import type_of
+
+    facts = engine.sidecar
+    asked = type_of(facts.precision)
+    if facts.typing == "strong" and facts.layers.counts and not facts.layers.counts.get(asked):
+        seen = ", ".join(f"{count} {name}" for name, count in sorted(facts.layers.counts.items()))
+        console.warn(
+            f"{facts.variant}: the network that was built has {facts.network.get(asked, 0)} {asked} layers, "
+            f"but TensorRT's inspector names none in the engine ({seen}). Do not take it for {asked} before "
+            "`tofe-export bench` has shown its speed; please report it"
+        )
 
 
 def table(engines: Sequence[tuple[EngineFile, bool]]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -140,6 +141,30 @@ def test_weak_typing_is_judged_by_the_engine(
 ) -> None:
     layers = Layers(counts, 0, opaque, "engine inspector")
     assert judge(job_of("8.6", precision), layers, {}, plan, weights) == expected
+
+
+@pytest.mark.parametrize(
+    ("network", "counts", "expected"),
+    [
+        (
+            {"int8": 20, "fp32": 200},
+            {"int8": 30, "fp32": 170},
+            "honoured",
+        ),  # few layers are quantised, all are
+        ({"int8": 20, "fp32": 200}, {"int8": 10, "fp32": 190}, "honoured"),
+        ({"int8": 20, "fp32": 200}, {"int8": 9, "fp32": 191}, "not honoured"),
+        ({"int8": 20, "fp32": 200}, {"fp32": 200}, "not honoured"),
+        ({"fp32": 200}, {"int8": 90, "fp32": 10}, "not honoured"),  # nothing was asked for in the graph
+        ({"int8": 20}, {}, "not provable"),
+    ],
+)
+def test_int8_is_judged_by_what_the_graph_quantises(
+    job_of: Any, network: dict[str, int], counts: dict[str, int], expected: Verdict
+) -> None:
+    job = job_of("8.6", "fp16")
+    quantised = replace(job, variant=replace(job.variant, precision="int8"))
+    layers = Layers(counts, 0, 0, "engine inspector")
+    assert judge(quantised, layers, network, 0, 0) == expected
 
 
 def test_what_was_not_honoured_is_an_error(job_of: Any) -> None:

@@ -126,7 +126,7 @@ def _compile(
     stage.set("parsing")
     network: Network = create_network(trt, features, builder, job.typing == "strong")
     parser = parse(trt, features, network, bundle.file(job.graph.file), logger.handle, lines)
-    types = count_types(trt, network)
+    types = count_types(trt, features, network)
     if job.typing == "strong":  # before minutes are spent on the wrong graph
         nothing = Layers({}, 0, 0, "not built")
         require(job, judge(job, nothing, types, 0, 0), nothing, types)

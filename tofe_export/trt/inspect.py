@@ -7,12 +7,14 @@ layer may carry "Precision" itself. 8.6 shows what Myelin compiled as one opaque
 The verdict is strict, because "fp16" printed over a float32 engine is the failure this guards against:
 
     honoured       strong: the network's own types are the proof, the inspector's view is only recorded;
-                   weak: at least a quarter of the typed layers, and where opaque layers hide the rest, a plan
-                   too small to hold the weights in float32
+                   weak fp16: at least a quarter of the typed layers; weak int8: at least half as many layers
+                   as the graph quantises tensors, since the graph says where and what it leaves out is no
+                   fault; and where opaque layers hide the rest, a plan too small to hold the weights in
+                   float32
     not honoured   the types are there, and they are others
     not provable   weak, and the engine tells no types
 
-For weak typing the last two raise `PrecisionError`. The two bounds are judgements: see docs/tensorrt.md.
+For weak typing the last two raise `PrecisionError`. The bounds are judgements: see docs/tensorrt.md.
 """
 
 from __future__ import annotations
@@ -32,6 +34,7 @@ Verdict = Literal["honoured", "not honoured", "not provable"]
 VERDICTS = ("honoured", "not honoured", "not provable")
 
 LEAST_SHARE = 0.25  # of the typed layers, weak typing
+LEAST_OF_QUANTISED = 0.5  # int8 layers of the engine per Quantize layer of the network, weak typing
 MOST_OF_WEIGHTS = 0.7  # of the float32 weights' bytes may a plan of half the precision have
 WEIGHTS_THAT_SHOW = 16 << 20  # bytes; below, kernels outweigh weights in a plan
 
@@ -116,7 +119,12 @@ def judge(job: Job, layers: Layers, network: Mapping[str, int], plan_bytes: int,
         return "not provable" if asked != "fp32" else "honoured"
     if asked == "fp32":
         return "honoured" if set(layers.counts) <= {"fp32"} else "not honoured"
-    if layers.share(asked) < LEAST_SHARE:
+    if asked == "int8":
+        wanted = network.get("int8", 0)
+        enough = 0 < wanted * LEAST_OF_QUANTISED <= layers.counts.get("int8", 0)
+    else:
+        enough = layers.share(asked) >= LEAST_SHARE
+    if not enough:
         return "not honoured"
     hidden = layers.opaque and weights >= WEIGHTS_THAT_SHOW
     return "not honoured" if hidden and plan_bytes > MOST_OF_WEIGHTS * weights else "honoured"

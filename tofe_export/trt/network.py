@@ -51,7 +51,7 @@ def _describe(features: Features, error: ParserError) -> str:
     return f"node {error.node()}: {error.desc()}"
 
 
-def count_types(trt: Trt, network: Network) -> dict[str, int]:
+def count_types(trt: Trt, features: Features, network: Network) -> dict[str, int]:
     """How many layers of the parsed network produce each type: "fp32", "fp16", "bf16", "int8".
 
     In a strongly typed network these are the types that the engine computes in.
@@ -63,6 +63,8 @@ def count_types(trt: Trt, network: Network) -> dict[str, int]:
         if layer.type == trt.LayerType.CONSTANT:
             continue
         found = {names[tensor.dtype] for tensor in outputs(layer) if tensor.dtype in names}
+        if layer.type == trt.LayerType.QUANTIZE and not features.strong_types:
+            found = {"int8"}  # 8.x knows no other, whatever type it gives the tensor before the build
         counts.update(found)
     return dict(counts)
 

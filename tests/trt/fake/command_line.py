@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 from click.testing import CliRunner, Result
 
@@ -24,15 +25,16 @@ def plans(bundle: Path) -> list[str]:
     return sorted(path.name for path in (bundle / "engines").glob("*.plan"))
 
 
-def change_weights(bundle: Path, name: str) -> None:
-    """Export the variant with another head, hashes and all."""
+def change_weights(bundle: Path, name: str, factor: float = -1.0) -> None:
+    """Export the variant with its head times a factor, hashes and all."""
     manifest = json.loads((bundle / "manifest.json").read_text())
     entry: dict[str, Any] = next(item for item in manifest["variants"] if item["name"] == name)
     for holder, file in ((entry, entry["file"]), (entry["probe"], entry["probe"]["file"])):
         model = onnx.load(bundle / file)
         for weight in model.graph.initializer:
             if weight.name == "head":
-                weight.raw_data = (-onnx.numpy_helper.to_array(weight)).tobytes()
+                changed = onnx.numpy_helper.to_array(weight) * np.float32(factor)
+                weight.raw_data = changed.tobytes()
         onnx.save(model, bundle / file)
         holder["sha256"] = sha256_file(bundle / file)
     (bundle / "manifest.json").write_text(json.dumps(manifest))

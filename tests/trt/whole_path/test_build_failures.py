@@ -59,6 +59,21 @@ def test_a_precision_that_did_not_happen(trt: fake_tensorrt.FakeModule, bundle: 
     assert plans(bundle) == []
 
 
+def test_an_inspector_that_contradicts_the_network(trt: fake_tensorrt.FakeModule, bundle: Path) -> None:
+    if trt.version == "8.6":
+        pytest.skip("8.6 has no strongly typed networks; there the inspector is the proof")
+    assert "inspector names none" not in run("trt", bundle, "--fp16").stderr
+    trt.script.ignore_precision = True
+    made = run("trt", bundle, "--variant", REDUCED_16, "--force")
+    assert made.exit_code == 0
+    assert f"{REDUCED_16}: the network that was built has" in made.stderr
+    assert "inspector names none in the engine" in made.stderr
+    trt.script.ignore_precision = False
+    again = run("trt", bundle, "--variant", REDUCED_16)
+    assert "inspector names none in the engine" in again.stderr  # it is kept, and so is the doubt
+    assert run("trt", bundle, "--fp32").stderr.count("inspector names none") == 0
+
+
 def test_ctrl_c_while_building(trt: fake_tensorrt.FakeModule, bundle: Path) -> None:
     trt.script.interrupt = True
     made = run("trt", bundle)

@@ -213,12 +213,18 @@ def _plan(fake: Any, network: Any, config: Any) -> bytes:
 
 
 def _facts(fake: Any, layer: Any, flags: set[str]) -> dict[str, Any]:
-    """A layer as the engine will have it: FP16 changes the float32 ones that nothing holds."""
-    allowed = "FP16" in flags and not layer._strong and not fake.script.ignore_precision
+    """A layer as the engine will have it: FP16 changes the float32 ones that nothing holds.
+
+    An engine that ignores its precision, a strongly typed one included, is float32 throughout.
+    """
+    ignored = fake.script.ignore_precision
+    allowed = "FP16" in flags and not layer._strong
     half = allowed and layer._precision is None and layer._kind != "CONSTANT"
 
     def shown(tensor: Any, held: Any = None) -> str:
         name = type_name(fake, tensor._elem)
+        if ignored:
+            return "FLOAT" if name in ("HALF", "BF16", "INT8") else name
         return "HALF" if half and name == "FLOAT" and held is None else name
 
     return {

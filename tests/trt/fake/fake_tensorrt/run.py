@@ -14,6 +14,7 @@ import numpy.typing as npt
 import onnxruntime
 
 from fake_tensorrt.build import MAGIC
+from fake_tensorrt.network import without_bf16
 
 Array = npt.NDArray[np.generic]
 
@@ -60,9 +61,12 @@ class Runtime:
             fake.log("ERROR", line)
             return None
         facts, model = _split(serialized_engine)
+        model = without_bf16(model)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
-        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(
+            without_bf16(model), options, providers=["CPUExecutionProvider"]
+        )
         return fake.new("ICudaEngine", facts=facts, session=session, ports=_ports(fake, session))
 
     def _faults(self, plan: bytes) -> list[str]:
