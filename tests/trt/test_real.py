@@ -3,19 +3,25 @@
     pytest -m tensorrt -rs
 
 Small engines only, built in seconds. They show what the fakes cannot: that the API does what we think, that
-plans have the header we read, that the inspector answers in a form we understand.
+plans have the header we read, that the inspector answers in a form we understand. What may crash a process
+(damaged plans that TensorRT itself is shown) or needs large models (memory) is in benchmarks/engines.py.
+test_real_rehearsed.py runs them on the fakes, so that they are ready where there is a GPU.
 """
 
 from __future__ import annotations
 
+import _thread
 import json
+import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import tiny_bundle
 from click.testing import CliRunner, Result
+from command_line import change_weights
 from PIL import Image
 
 from tofe_export.bundle import Bundle
@@ -23,6 +29,7 @@ from tofe_export.cli import main
 from tofe_export.errors import MissingBackend
 from tofe_export.files import sha256_file
 from tofe_export.runtime.tensorrt import open_engine
+from tofe_export.trt.monitor import Stage
 from tofe_export.trt.plan import plan_version, read_head
 from tofe_export.trt.platform import Platform
 
@@ -138,3 +145,68 @@ def test_a_plan_that_is_cut_short(built: Path, tmp_path: Path) -> None:
         assert "truncated" in refused.stderr
     finally:
         plan.write_bytes(whole)
+
+
+@pytest.mark.parametrize("cuda_graph", ["--cuda-graph", "--no-cuda-graph"])
+def test_engines_are_measured(built: Path, cuda_graph: str) -> None:
+    options = ("--iterations", 6, "--warmup", 1, "--variant", REDUCED, cuda_graph)
+    measured = run("bench", built, *options, "--json", built / "bench.json")
+    assert measured.exit_code == 0, measured.output
+    (one,) = json.loads((built / "bench.json").read_text())["comparisons"]
+    assert one["clock"] == "cuda events"
+
+
+@pytest.fixture
+def copied(built: Path, tmp_path: Path) -> Path:
+    """The bundle with its engines, to be spoilt."""
+    return Path(shutil.copytree(built, tmp_path / "copied"))
+
+
+def test_wrong_results_are_found(copied: Path) -> None:
+    change_weights(copied, REDUCED)
+    assert run("trt", copied, "--variant", REDUCED, "--probe").exit_code == 0
+    judged = run("verify", copied, "--variant", REDUCED)
+    assert judged.exit_code == 1
+    assert "the graph is wrong [graph]" in judged.stdout  # as ONNX Runtime says of the same graph
+
+
+def test_answers_that_are_no_numbers(copied: Path) -> None:
+    change_weights(copied, REDUCED, factor=float("nan"))
+    assert run("trt", copied, "--variant", REDUCED, "--probe").exit_code == 0
+    judged = run("verify", copied, "--variant", REDUCED)
+    assert judged.exit_code == 1
+    assert "NaN" in judged.stdout
+
+
+@pytest.mark.parametrize(
+    ("edit", "said"),
+    [
+        ({"tensorrt": "9.9.9"}, "it was built by TensorRT 9.9.9"),
+        ({"device": {"gpu": "another GPU", "board": None}}, "it was built on another GPU"),
+    ],
+)
+def test_engines_from_elsewhere(copied: Path, edit: dict[str, Any], said: str) -> None:
+    (sidecar,) = (copied / "engines").glob(f"{REDUCED}.[!p]*.json")
+    data = json.loads(sidecar.read_text())
+    for key, value in edit.items():
+        data[key] = data[key] | value if isinstance(value, dict) else value
+    sidecar.write_text(json.dumps(data))
+    refused = run("verify", copied, "--backend", "tensorrt", "--variant", REDUCED)
+    assert (refused.exit_code, refused.stdout) == (5, "")
+    assert said in refused.stderr
+
+
+def test_ctrl_c_while_building(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.rmtree(copied / "engines")
+    name_stage = Stage.set
+
+    def interrupt(stage: Stage, text: str) -> None:
+        name_stage(stage, text)
+        if text == "building":
+            _thread.interrupt_main()
+
+    monkeypatch.setattr(Stage, "set", interrupt)
+    stopped = run("trt", copied, "--fp32")
+    assert stopped.exit_code == 130, stopped.output
+    assert not list((copied / "engines").glob("*"))
+    assert "stopping" in stopped.stderr
