@@ -10,28 +10,34 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import Any, NoReturn
-
-import click
 
 from tofe_export import __version__, errors
-from tofe_export.cli import (
-    advise,
-    bench,
-    calibrate,
-    console,
-    eval,
-    fit,
-    init,
-    inspect,
-    lint,
-    onnx,
-    options,
-    predict,
-    train,
-    trt,
-    verify,
-)
+
+try:
+    from typing import Any, NoReturn
+
+    import click
+
+    from tofe_export.cli import (
+        advise,
+        bench,
+        calibrate,
+        console,
+        eval,
+        fit,
+        init,
+        inspect,
+        lint,
+        onnx,
+        options,
+        predict,
+        train,
+        trt,
+        verify,
+    )
+except KeyboardInterrupt:  # Ctrl-C while the program is still being read: no traceback for that either
+    sys.stderr.write("error: interrupted\n")
+    sys.exit(errors.INTERRUPTED)
 
 _MOVE = 'cd "$PWD" leads to what is in its place now, if there is anything'
 

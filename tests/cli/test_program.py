@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -59,6 +61,20 @@ def test_an_interrupt_of_the_end_is_130_too(program: click.Group, monkeypatch: p
     monkeypatch.setattr(click.Group, "main", interrupted)
     result = CliRunner().invoke(program, ["work"])
     assert (result.exit_code, result.stderr.strip()) == (errors.INTERRUPTED, "error: interrupted")
+
+
+def test_an_interrupt_while_the_program_is_read_is_130_too() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'tofe_export.cli.verify':\n"
+        "            raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "import tofe_export.cli"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (errors.INTERRUPTED, "", "error: interrupted\n")
 
 
 def test_a_folder_that_is_gone_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

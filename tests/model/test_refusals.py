@@ -56,6 +56,13 @@ def test_an_unknown_name_lists_similar_ones() -> None:
         create_backbone("deit_smal_patch16_224")
 
 
+def test_the_beginning_of_a_name_lists_what_goes_on_so() -> None:
+    with pytest.raises(
+        UnsupportedModel, match=r"ones: deit_small_distilled_patch16_224, deit_small_patch16"
+    ):
+        create_backbone("deit_small")
+
+
 @pytest.mark.parametrize(
     ("arguments", "reason"),
     [

@@ -175,10 +175,9 @@ def _linear_macs(module: nn.Module) -> int:
 
 def _create(name: str, arguments: Mapping[str, Any]) -> VisionTransformer:
     if not timm.is_model(name):
-        close = ", ".join(get_close_matches(name, timm.list_models(), n=8)) or "none"
         raise UnsupportedModel(
             f"no model is called {name!r}: expected lvvit_s, lvvit_m or a name that timm knows "
-            f"(similar ones: {close})"
+            f"(similar ones: {', '.join(_similar(name)) or 'none'})"
         )
     if foreign := sorted(_WEIGHTS_ARGUMENTS & arguments.keys()):
         raise UnsupportedModel(f"{name}: {', '.join(foreign)} would load weights; give a file by --backbone")
@@ -189,6 +188,13 @@ def _create(name: str, arguments: Mapping[str, Any]) -> VisionTransformer:
     if not isinstance(model, VisionTransformer):
         raise UnsupportedModel(_why_not(name, type(model).__name__))
     return model
+
+
+def _similar(name: str) -> list[str]:
+    """Up to 8 vision transformers that begin so, then those that differ in a few letters."""
+    known = [model for module in ("vision_transformer", "deit") for model in timm.list_models(module=module)]
+    begin = [model for model in known if model.startswith(name)]
+    return list(dict.fromkeys([*begin, *get_close_matches(name, known, n=8)]))[:8]
 
 
 def _why_not(name: str, kind: str) -> str:
