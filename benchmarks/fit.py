@@ -215,8 +215,8 @@ def table(rows: Sequence[Row], size: Size) -> Iterator[str]:
             yield _line(arm, count, [r for r in here if (r["arm"], r["images"]) == (arm, count)], seeds)
         trained = [r for r in records if (r.arm, r.share, r.mode) == ("tofe", share, "static")]
         if trained := [r for r in trained if r.seed in seeds]:
-            accuracy, seconds = _percent([r.accuracy for r in trained]), mean(r.seconds for r in trained)
-            yield f"| {LABELS['trained']} | {trained_on} | {accuracy} | | | | {seconds:.0f} |"
+            accuracy = _percent([r.accuracy for r in trained])
+            yield f"| {LABELS['trained']} | {trained_on} | {accuracy} | | | | |"
 
 
 def _line(arm: str, count: int, rows: Sequence[Row], seeds: Sequence[int]) -> str:
