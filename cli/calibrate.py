@@ -41,10 +41,10 @@ _FILE = click.Path(path_type=Path)
     metavar="N",
     help="Use a sample of N pictures.  [default: 512, or all where there are fewer]",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", type=options.Seed(), default=0, show_default=True, help="Of the sample.")
 @click.option(
     "--max-corrupt",
-    type=click.FloatRange(0, 1),
+    type=options.FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Share of unreadable pictures above which nothing is calibrated; one may be in any case.",

@@ -55,14 +55,16 @@ _FILE = click.Path(path_type=Path)
 @model_options.structure
 @model_options.architecture
 @model_options.preparation
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the sample and all that is drawn.")
+@click.option(
+    "--seed", type=options.Seed(), default=0, show_default=True, help="Of the sample and all that is drawn."
+)
 @click.option(
     "--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Images at a time."
 )
 @click.option("--device", metavar="NAME", help="cpu, cuda, cuda:1.  [default: cuda where there is one]")
 @click.option(
     "--max-corrupt",
-    type=click.FloatRange(0, 1),
+    type=options.FiniteRange(0, 1),
     default=0.01,
     show_default=True,
     help="Share of unreadable pictures above which nothing is fitted.",

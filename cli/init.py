@@ -35,7 +35,9 @@ if TYPE_CHECKING:
     metavar="FILE",
     help="Class names, one per line, in the order of the outputs.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="For everything that is drawn.")
+@click.option(
+    "--seed", type=options.Seed(), default=0, show_default=True, help="For everything that is drawn."
+)
 @options.quiet
 def command(
     backbone: Path | None,

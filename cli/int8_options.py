@@ -9,7 +9,7 @@ import click
 
 from tofe_export.calibration.defaults import METHODS, MIN_AGREEMENT
 from tofe_export.cli import console
-from tofe_export.cli.options import Command
+from tofe_export.cli.options import Command, FiniteRange
 
 if TYPE_CHECKING:
     from tofe_export.calibration.int8 import Pictures, Settings
@@ -27,7 +27,7 @@ def int8_options(command: Command) -> Command:
         ),
         click.option(
             "--min-agreement",
-            type=click.FloatRange(0, 1),
+            type=FiniteRange(0, 1),
             default=MIN_AGREEMENT,
             show_default=True,
             help="INT8: how often the best class must be float32's, on held-out pictures; what costs more "

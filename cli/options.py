@@ -25,6 +25,28 @@ PROVIDERS = ("cpu", "cuda", "tensorrt")
 Command = TypeVar("Command", bound="Callable[..., Any]")
 
 
+class FiniteRange(click.FloatRange):
+    """A range of numbers; `click.FloatRange` takes NaN for a member, and infinity where an end is open."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:  # noqa: ANN401 - click's
+        """The number. Raises `click.BadParameter`."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"expected a finite number, got {value!r}", param, ctx)
+        return number
+
+
+class Seed(click.types.IntParamType):
+    """An integer that every generator takes."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
+        """The number. Raises `click.BadParameter`."""
+        number = int(super().convert(value, param, ctx))
+        if not -(2**63) <= number < 2**63:
+            self.fail(f"expected an integer that fits 64 bits, got {value!r}", param, ctx)
+        return number
+
+
 def name_item(text: str) -> str:
     """A name: anything but nothing."""
     if not text:

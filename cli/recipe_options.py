@@ -76,11 +76,12 @@ def _option(name: str) -> Callable[[Command], Command]:
         return _BUDGETS if name == "budgets" else _ratios
     default = next(field.default for field in fields(Recipe) if field.name == name)
     number = int if get_type_hints(Recipe)[name] is int else float
+    kind = options.Seed() if name == "seed" else number
     choice = name in CHOICES
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
-        type=click.Choice(CHOICES[name]) if choice else number,
+        type=click.Choice(CHOICES[name]) if choice else kind,
         default=default,
         show_default=default is not None,
         metavar=None if choice else "N" if number is int else "X",

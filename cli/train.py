@@ -58,7 +58,11 @@ _MOST_WORKERS = 8
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @click.option("--resume", is_flag=True, help="Go on from OUT.state, with the same options.")
 @click.option(
-    "--save-every", type=click.FloatRange(0), default=600, show_default=True, help="Seconds between states."
+    "--save-every",
+    type=options.FiniteRange(0),
+    default=600,
+    show_default=True,
+    help="Seconds between states.",
 )
 @click.option(
     "--workers",

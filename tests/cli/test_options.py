@@ -82,6 +82,32 @@ def test_refused(option: Callable[..., Any], arguments: tuple[str, ...], message
     assert message in error.value.format_message()
 
 
+@pytest.mark.parametrize("text", ["nan", "inf", "-inf", "1e999"])
+def test_ranges_hold_finite_numbers_only(text: str) -> None:
+    for kind in (options.FiniteRange(), options.FiniteRange(0, 1), options.FiniteRange(min=0)):
+        with pytest.raises(click.UsageError):
+            parse(click.option("--share", type=kind), "--share", text)
+    assert parse(click.option("--share", type=options.FiniteRange(0, 1)), "--share", "1") == {"share": 1.0}
+
+
+def test_seeds_fit_every_generator() -> None:
+    option = click.option("--seed", type=options.Seed(), default=0)
+    for seed in (-(2**63), 2**63 - 1):
+        assert parse(option, "--seed", str(seed)) == {"seed": seed}
+    for seed in (-(2**63) - 1, 2**63):
+        with pytest.raises(click.UsageError, match="fits 64 bits"):
+            parse(option, "--seed", str(seed))
+
+
+@pytest.mark.parametrize("name", main.commands)
+def test_every_command_refuses_what_is_no_number(name: str) -> None:
+    for option in main.commands[name].params:
+        if isinstance(option.type, click.FloatRange):
+            assert isinstance(option.type, options.FiniteRange), option.name
+        if option.name == "seed":
+            assert isinstance(option.type, options.Seed)
+
+
 def test_json_into_a_folder_that_is_not_there_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(click.UsageError) as error:
         parse(options.json_target, "--json", str(tmp_path / "missing" / "report.json"))
