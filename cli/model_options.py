@@ -98,7 +98,7 @@ def preparation(command: Command) -> Command:
             "--crop-mode", type=click.Choice(["center", "squash"]), help="How to reach the input's shape."
         ),
         click.option(
-            "--crop", type=click.FloatRange(0, 1, min_open=True), help="Share of the image that is kept."
+            "--crop", type=options.FiniteRange(0, 1, min_open=True), help="Share of the image that is kept."
         ),
     ):
         command = option(command)
