@@ -44,7 +44,7 @@ def _on_plot(context: click.Context, param: click.Parameter, value: Path | None)
 @click.option(
     "--against", default="dense", show_default=True, metavar="dense|NAME", help="What to compare with."
 )
-@click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Per comparison. Default: 10.")
+@click.option("--seconds", type=options.FiniteRange(min=0), metavar="S", help="Per comparison. Default: 10.")
 @click.option("--iterations", type=int, metavar="N", help="Rounds per comparison, instead of --seconds.")
 @click.option(
     "--warmup", type=click.IntRange(min=0), default=10, show_default=True, metavar="N", help="Rounds first."
