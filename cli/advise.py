@@ -74,7 +74,7 @@ def _on_sizes(
 @model_options.arguments
 @options.provider
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Of ONNX Runtime's CPU provider.")
-@click.option("--seconds", type=click.FloatRange(min=0), metavar="S", help="Per keep count. Default: 2.")
+@click.option("--seconds", type=options.FiniteRange(min=0), metavar="S", help="Per keep count. Default: 2.")
 @options.json_target
 @options.quiet
 def command(
