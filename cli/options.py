@@ -37,13 +37,13 @@ class FiniteRange(click.FloatRange):
 
 
 class Seed(click.types.IntParamType):
-    """An integer that every generator takes."""
+    """An integer that every generator takes, also after a small multiple of it was formed."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:  # noqa: ANN401 - click's
         """The number. Raises `click.BadParameter`."""
         number = int(super().convert(value, param, ctx))
-        if not -(2**63) <= number < 2**63:
-            self.fail(f"expected an integer that fits 64 bits, got {value!r}", param, ctx)
+        if not -(2**32) < number < 2**32:
+            self.fail(f"expected an integer of at most 32 bits, got {value!r}", param, ctx)
         return number
 
 

@@ -75,16 +75,16 @@ def _option(name: str) -> Callable[[Command], Command]:
     if name in ("budgets", "ratios"):
         return _BUDGETS if name == "budgets" else _ratios
     default = next(field.default for field in fields(Recipe) if field.name == name)
-    number = int if get_type_hints(Recipe)[name] is int else float
-    kind = options.Seed() if name == "seed" else number
+    whole = get_type_hints(Recipe)[name] is int
+    number = options.Seed() if name == "seed" else int if whole else options.FiniteRange()
     choice = name in CHOICES
     return click.option(
         f"--{name.replace('_', '-')}",
         name,
-        type=click.Choice(CHOICES[name]) if choice else kind,
+        type=click.Choice(CHOICES[name]) if choice else number,
         default=default,
         show_default=default is not None,
-        metavar=None if choice else "N" if number is int else "X",
+        metavar=None if choice else "N" if whole else "X",
         help=HELP[name],
     )
 
