@@ -131,11 +131,21 @@ def _names(root: Path) -> list[str]:
     return names
 
 
+def _refuse(error: OSError) -> None:
+    """A folder that cannot be looked into may hold any number of pictures: do not go on without them."""
+    raise ImageError(
+        f"{error.filename}: the folder cannot be read: {error.strerror}. Make it readable, or give another"
+    ) from error
+
+
 def _walk(root: Path) -> list[str]:
-    """Paths of pictures relative to `root`, with forward slashes; circles of links are walked once."""
+    """Paths of pictures relative to `root`, with forward slashes; circles of links are walked once.
+
+    Raises ImageError for a folder that cannot be read.
+    """
     found: list[str] = []
     seen: set[str] = set()
-    for folder, folders, names in os.walk(root, followlinks=True):
+    for folder, folders, names in os.walk(root, onerror=_refuse, followlinks=True):
         folders[:] = [name for name in folders if not name.startswith(".")]
         if (real := os.path.realpath(folder)) in seen:
             folders.clear()

@@ -8,6 +8,7 @@ its traceback.
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 
@@ -39,6 +40,14 @@ except KeyboardInterrupt:  # Ctrl-C while the program is still being read: no tr
     sys.stderr.write("error: interrupted\n")
     sys.exit(errors.INTERRUPTED)
 
+_OUTSIDE = {
+    errno.EACCES: "Give yourself the permission, or name another path",
+    errno.EPERM: "Give yourself the permission, or name another path",
+    errno.ENAMETOOLONG: "Name a shorter path",
+    errno.EIO: "The disk or the network drive fails: copy what is on it elsewhere",
+    errno.ESTALE: "The network drive lost it: mount it again",
+}
+"""What no code is to blame for, wherever it met it: a path that was given, as far as nobody said more."""
 _MOVE = 'cd "$PWD" leads to what is in its place now, if there is anything'
 
 
@@ -63,6 +72,12 @@ class Program(click.Group):
         except click.UsageError as error:
             error.show()
             sys.exit(errors.UsageError.exit_code)
+        except OSError as error:
+            if error.filename is None or error.errno not in _OUTSIDE:
+                raise
+            name, reason = os.fsdecode(error.filename), (error.strerror or "").lower()
+            console.fail(f"{name} cannot be used: {reason}. {_OUTSIDE[error.errno]}")
+            sys.exit(errors.InputError.exit_code)
         except (click.Abort, KeyboardInterrupt) as stop:  # the latter while click was ending the command
             if isinstance(
                 stop.__cause__, EOFError

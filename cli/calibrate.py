@@ -26,7 +26,7 @@ BUNDLE_PARTS = ("int8",)
 OF_A_CHECKPOINT = ("budgets_ms", "latency", "align", "against", "out", "force", "device")
 OF_A_BUNDLE = ("names", "int8_method", "min_agreement", "int8_stem")
 
-_FILE = click.Path(path_type=Path)
+_FILE = options.PATH
 
 
 @click.command("calibrate", short_help="Keep counts, thresholds and INT8 ranges from your own pictures.")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tofe_export.fitting.fit import Fitted
     from tofe_export.model.checkpoint import Checkpoint
 
-_FILE = click.Path(path_type=Path)
+_FILE = options.PATH
 
 
 @click.command("fit", short_help="Backbone weights and unlabelled images to a ToFe checkpoint.")

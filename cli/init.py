@@ -18,20 +18,18 @@ if TYPE_CHECKING:
 @click.option("--model", required=True, metavar="NAME", help="lvvit_s, lvvit_m, or a timm VisionTransformer.")
 @click.option(
     "--backbone",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="FILE",
     help="Plain weights (safetensors or torch); without it they are drawn at random.",
 )
-@click.option(
-    "--out", type=click.Path(path_type=Path), required=True, metavar="FILE", help="The checkpoint to write."
-)
+@click.option("--out", type=options.PATH, required=True, metavar="FILE", help="The checkpoint to write.")
 @click.option("--force", is_flag=True, help="Replace OUT.")
 @model_options.structure
 @model_options.architecture
 @model_options.preparation
 @click.option(
     "--classes",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="FILE",
     help="Class names, one per line, in the order of the outputs.",
 )

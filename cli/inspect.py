@@ -9,6 +9,7 @@ what they are asked for, so that it can go into a file.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,11 +130,14 @@ def variant_facts(bundle: Bundle, variant: Variant) -> Facts:
     """One variant's manifest entry, its stages, share of dense, and bytes of its graph (None: gone)."""
     manifest = bundle.manifest
     entry: Facts = next(v for v in manifest.to_json()["variants"] if v["name"] == variant.name)
-    graph = bundle.file(variant.file)
+    try:
+        graph_bytes = os.path.getsize(bundle.file(variant.file))
+    except OSError:
+        graph_bytes = None
     return entry | {
         "share_of_dense": variant.gmacs_executed / dense_gmacs(manifest),
         "stages": [vars(row) for row in stage_rows(manifest, variant)],
-        "graph_bytes": graph.stat().st_size if graph.is_file() else None,
+        "graph_bytes": graph_bytes,
     }
 
 

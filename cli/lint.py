@@ -7,15 +7,17 @@ are not. Nothing is built and no device is needed, only the onnx package.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from tofe_export.cli import bundles, console, options
-from tofe_export.errors import BundleError, InputError, MissingExtra, UsageError, VerdictFailed
+from tofe_export.errors import InputError, MissingExtra, UsageError, VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -32,7 +34,7 @@ ALL = "all"
 @click.argument(
     "path",
     metavar="[BUNDLE|FILE.onnx]",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     default=options.DEFAULT_BUNDLE,
     required=False,
 )
@@ -74,16 +76,18 @@ def command(
 
 def is_file(path: Path) -> bool:
     """Whether the argument is meant as an ONNX file. Raises InputError if it is and is not there."""
-    if path.is_dir():
-        return False
-    if path.suffix == ".onnx" and not path.exists():
-        raise InputError(f"{path}: expected an ONNX file or a bundle, found nothing")
-    return path.exists()
+    try:
+        return not S_ISDIR(os.stat(path).st_mode)
+    except OSError as error:
+        if path.suffix != ".onnx":
+            return False  # the bundle's own error says what is wrong
+        if not isinstance(error, (FileNotFoundError, NotADirectoryError)):
+            raise
+        raise InputError(f"{path}: expected an ONNX file or a bundle, found nothing") from error
 
 
 def graphs_of(bundle: Bundle, variants: Sequence[Variant], wanted: Sequence[Target]) -> list[Graph]:
     """The graphs of the variants and their probes. Raises BundleError for one that is damaged."""
-    from tofe_export.files import sha256_file
     from tofe_export.lint.targets import parse_target
 
     graphs: list[Graph] = []
@@ -93,13 +97,8 @@ def graphs_of(bundle: Bundle, variants: Sequence[Variant], wanted: Sequence[Targ
         if variant.probe:
             parts.append((f"{variant.name} (probe)", variant.probe.file, variant.probe.sha256))
         for name, relative, sha256 in parts:
-            file = bundle.file(relative)
-            if not file.is_file() or sha256_file(file) != sha256:
-                found = "another content" if file.is_file() else "no such file"
-                raise BundleError(
-                    f"{file}: expected sha256 {sha256}, found {found}. Copy the bundle again or export again"
-                )
-            graphs.append((name, file, targets))
+            bundle.check_file(relative, sha256)
+            graphs.append((name, bundle.file(relative), targets))
     return graphs
 
 

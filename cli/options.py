@@ -162,12 +162,14 @@ def _on_quiet(context: click.Context, _: click.Parameter, value: bool) -> None:
         console.set_quiet(context)
 
 
-_FILE = click.Path(path_type=Path)
+PATH = click.Path(path_type=Path, readable=False)
+"""A file or folder. Whether it can be read is told by what reads it, with that error's exit code."""
 
-bundle = click.argument("bundle", type=_FILE, default=DEFAULT_BUNDLE, required=False)
-ckpt = click.option("--ckpt", type=_FILE, metavar="FILE", help="A ToFe checkpoint.")
-required_ckpt = click.option("--ckpt", type=_FILE, metavar="FILE", required=True, help="A ToFe checkpoint.")
-out = click.option("--out", type=_FILE, metavar="PATH", help="Where to write.")
+
+bundle = click.argument("bundle", type=PATH, default=DEFAULT_BUNDLE, required=False)
+ckpt = click.option("--ckpt", type=PATH, metavar="FILE", help="A ToFe checkpoint.")
+required_ckpt = click.option("--ckpt", type=PATH, metavar="FILE", required=True, help="A ToFe checkpoint.")
+out = click.option("--out", type=PATH, metavar="PATH", help="Where to write.")
 quiet = click.option(
     "--quiet",
     is_flag=True,
@@ -184,7 +186,7 @@ json_target = click.option(
     callback=_on_json,
     help="Write the result as JSON too; with - to stdout, and nothing else there.",
 )
-images = click.option("--images", type=_FILE, metavar="DIR", help="A folder of pictures, with sub-folders.")
+images = click.option("--images", type=PATH, metavar="DIR", help="A folder of pictures, with sub-folders.")
 num_images = click.option(
     "--num-images", type=click.IntRange(min=1), metavar="N", help="Use a fixed random sample of N pictures."
 )

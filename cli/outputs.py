@@ -15,16 +15,16 @@ def check(path: Path, *, force: bool) -> Path:
     """
     target = Path(os.path.realpath(path))  # where writing goes: through a symbolic link
     folder = target.parent
-    if target.is_dir():
+    if os.path.isdir(target):
         raise WriteError(f"{path} could not be written: that is a folder; name a file")
-    if target.exists() and not target.is_file():
+    if os.path.exists(target) and not os.path.isfile(target):
         return path  # a device or a pipe
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise WriteError(
             f"{path} could not be written: there is no folder {folder}; create it first (mkdir -p)"
         )
     if not os.access(folder, os.W_OK | os.X_OK):
         raise WriteError(f"{path} could not be written: {folder} is not writable; choose another folder")
-    if target.exists() and not force:
+    if os.path.exists(target) and not force:
         raise UsageError(f"{path} is there already: write elsewhere by --out FILE, or replace it by --force")
     return path

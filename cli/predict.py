@@ -6,6 +6,7 @@ that `verify` tests and the model was trained with.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -31,9 +32,7 @@ PICTURES_AT_ONCE = 8
 
 
 @click.command("predict", short_help="Class names and scores of pictures.")
-@click.argument(
-    "paths", nargs=-1, required=True, metavar="[BUNDLE] IMAGE...", type=click.Path(path_type=Path)
-)
+@click.argument("paths", nargs=-1, required=True, metavar="[BUNDLE] IMAGE...", type=options.PATH)
 @options.variant_filters
 @click.option(
     "--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many classes to show."
@@ -88,12 +87,12 @@ def command(
 
 def split_paths(paths: Sequence[Path]) -> tuple[Path, Sequence[Path]]:
     """Tell BUNDLE from pictures. Raises `UsageError` for a folder that is no bundle, and for no pictures."""
-    is_bundle = (paths[0] / "manifest.json").is_file()
+    is_bundle = os.path.isfile(paths[0] / "manifest.json")
     where, pictures = (paths[0], paths[1:]) if is_bundle else (options.DEFAULT_BUNDLE, paths)
     if not pictures:
         raise UsageError(f"{where} is a bundle; expected at least one picture after it")
     for picture in pictures:
-        if picture.is_dir():
+        if os.path.isdir(picture):
             raise UsageError(
                 f"{picture} is a folder: expected picture files, or as the first argument a bundle "
                 "(a folder with manifest.json)"

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tofe_export.training.report import StepReport
     from tofe_export.training.train import Trained
 
-_FILE = click.Path(path_type=Path)
+_FILE = options.PATH
 _MOST_WORKERS = 8
 
 

@@ -65,7 +65,7 @@ def on_profile(
 @click.option("--opt-level", type=click.IntRange(0, 5), help="Effort, TensorRT's default is 3.")
 @click.option(
     "--timing-cache",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path, dir_okay=False, readable=False),
     metavar="FILE",
     help="Kernel timings to start from and to update. Default: one per device in BUNDLE/engines.",
 )

@@ -121,7 +121,7 @@ class Bundle:
             needed |= {variant.file} if variant.probe is None else {variant.file, variant.probe.file}
             needed |= set(variant.weights) or {weights.file for weights in self.manifest.weights}
         for relative in sorted(needed):
-            self._check_file(relative, hashes[relative])
+            self.check_file(relative, hashes[relative])
 
     def reference(self) -> Reference:
         """Load the reference data. Raises BundleError when it is damaged or of another number of images."""
@@ -132,7 +132,8 @@ class Bundle:
             raise BundleError(f"{where}: expected {info.count} images, found {len(reference)}: export again")
         return reference
 
-    def _check_file(self, relative: str, expected: str) -> None:
+    def check_file(self, relative: str, expected: str) -> None:
+        """Prove that one file is there and has this hash. Raises BundleError."""
         path = self.file(relative)
         try:
             facts = path.stat()

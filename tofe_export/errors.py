@@ -17,8 +17,10 @@
     ├── PrecisionError       7   a precision that was asked for did not happen
     └── WriteError           8   an output could not be written; what was there before is untouched
 
-Interrupting a command (Ctrl-C) exits with 130. The command line maps nothing else: any other exception
-is a bug and keeps its traceback. A message says what was expected, what was found, and what to do.
+Interrupting a command (Ctrl-C) exits with 130. The command line maps nothing else, except that a path which
+the system keeps from us (no permission, a failing disk) and that nobody said more of is bad input, 3: any
+other exception is a bug and keeps its traceback. A message says what was expected, what was found, and what
+to do.
 """
 
 from __future__ import annotations

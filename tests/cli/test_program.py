@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -100,6 +102,20 @@ def test_a_folder_that_a_command_replaced_is_said(
     result = CliRunner().invoke(program, ["extend"])
     assert result.exit_code == 0
     assert result.stderr.startswith("warning: the folder you are in was replaced: cd ")
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.EIO, errno.ESTALE])
+def test_a_path_that_the_system_keeps_from_us_is_bad_input(program: click.Group, code: int) -> None:
+    result = call(program, OSError(code, os.strerror(code), "secret/photo.jpg"))
+    assert (result.exit_code, result.stdout) == (errors.InputError.exit_code, "")
+    assert result.stderr.startswith(f"error: secret/photo.jpg cannot be used: {os.strerror(code).lower()}. ")
+
+
+@pytest.mark.parametrize(
+    "bug", [OSError(errno.ENOENT, "no such file", "weights.bin"), OSError(errno.EACCES, "denied")]
+)
+def test_other_errors_of_the_system_are_bugs(program: click.Group, bug: OSError) -> None:
+    assert call(program, bug).exception is bug
 
 
 @pytest.mark.parametrize("bug", [ZeroDivisionError("bug"), EOFError("bug"), RuntimeError("bug")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
@@ -85,7 +86,7 @@ def export(
     """
     cost = checkpoint.model.cost()
     planned = variants(cost, request, checkpoint.table, conditioned=checkpoint.model.structure.conditioned)
-    base = None if force or not (target / "manifest.json").exists() else Bundle.open(target)
+    base = None if force or not os.path.exists(target / "manifest.json") else Bundle.open(target)
     model = _describe(checkpoint, request)
     if any(variant.precision != "fp32" for variant in planned):
         require_onnxruntime()  # the rounding evaluator runs on it; better said now than after the trace
