@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tofe_export.latency.advise import Advice, Row
     from tofe_export.latency.table import Entry, Table
 
-_FILE = click.Path(path_type=Path)
+_FILE = options.PATH
 _HOST_ONLY = ("ladder", "out", "counts", "provider", "threads", "seconds", "num_classes", "model_args")
 _MEASURING = ("provider", "threads", "seconds", "out", "budgets", "budgets_ms", "align", "json_target")
 _STRUCTURE = ("selector", "approximator", "no_reuse", "locations")
