@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from tofe_export.bench.sides import How
     from tofe_export.bundle import Bundle
 
-_FILE = click.Path(path_type=Path)
+_FILE = options.PATH
 
 
 def _on_plot(context: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
