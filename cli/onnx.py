@@ -37,7 +37,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 )
 @click.option(
     "--latency",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="TABLE",
     help="The device's latencies, for --budget-ms (from `advise --out` or `bench --table`).",
 )
@@ -71,7 +71,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 )
 @click.option(
     "--images",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="DIR",
     help="Pictures for the reference; they travel in the bundle. Default: a built-in set.",
 )
@@ -79,7 +79,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 @int8_options.int8_options
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
+    type=options.PATH,
     metavar="DIR",
     default=options.DEFAULT_BUNDLE,
     show_default=True,
