@@ -51,7 +51,7 @@ class Product(NamedTuple):
     """All products of one shape in a graph."""
 
     shape: Shape
-    count: int
+    nodes: int
     microseconds: float
     """Of one of them, mean over the nodes of their medians over the runs."""
 
@@ -66,7 +66,7 @@ class Product(NamedTuple):
         weights = self.shape.depth * self.shape.columns * _FLOAT
         return {
             **self.shape._asdict(),
-            "count": self.count,
+            "count": self.nodes,
             "microseconds": round(self.microseconds, 1),
             "gmacs_per_second": round(self.gmacs_per_second, 1),
             "weights_gb_per_second": round(weights / self.microseconds / 1e3, 2),
@@ -139,7 +139,7 @@ def _line(points: Mapping[int, Sequence[float]]) -> tuple[float, float]:
 def fixed_ms(found: Sequence[Product], known: Sequence[Law]) -> float:
     """Milliseconds of a graph's products that do not depend on rows, as far as a law is known."""
     fixed = {(law.depth, law.columns): law.fixed for law in known}
-    return sum(product.count * fixed.get(product.shape[1:], 0.0) for product in found) / 1e3
+    return sum(product.nodes * fixed.get(product.shape[1:], 0.0) for product in found) / 1e3
 
 
 def table(sides: Mapping[str, Sequence[Product]], known: Sequence[Law]) -> Iterator[str]:
@@ -158,7 +158,7 @@ def table(sides: Mapping[str, Sequence[Product]], known: Sequence[Law]) -> Itera
         line = f"{law.fixed:.0f} + {law.per_row:.2f} R microseconds"
         yield f"{law.depth} x {law.columns}: {line} (R {', '.join(map(str, law.rows))})"
     for name, found in sides.items():
-        total = sum(product.count * product.microseconds for product in found) / 1e3
+        total = sum(product.nodes * product.microseconds for product in found) / 1e3
         yield f"{name}: {fixed_ms(found, known):.2f} of {total:.2f} ms of its products do not depend on rows"
 
 

@@ -15,7 +15,7 @@ from tofe_export.calibration.images import select
 from tofe_export.calibration.report import entries_of, entry_for, line, provenance, with_row
 from tofe_export.calibration.stream import ImageStream
 from tofe_export.calibration.targets import Target
-from tofe_export.calibration.thresholds import Thresholds
+from tofe_export.calibration.thresholds import Thresholds, settle_thresholds
 from tofe_export.errors import BudgetError, UsageError
 from tofe_export.keep import Measured, Plan, solve
 from tofe_export.model.checkpoint import Checkpoint, load_checkpoint
@@ -88,7 +88,7 @@ def test_thresholds_are_settled_for_the_budget_that_is_exported(
     checkpoint: Checkpoint, stream: ImageStream, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Conditioned selectors score by it: for a latency that of the counts, not that of the first guess."""
-    settle, asked = module.settle_thresholds, list[float]()
+    settle, asked = settle_thresholds, list[float]()
 
     def noted(model: ToFe, images: Any, keep: Any, budget: float, say: Any) -> Thresholds:
         asked.append(budget)

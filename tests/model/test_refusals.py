@@ -57,9 +57,7 @@ def test_an_unknown_name_lists_similar_ones() -> None:
 
 
 def test_the_beginning_of_a_name_lists_what_goes_on_so() -> None:
-    with pytest.raises(
-        UnsupportedModel, match=r"ones: deit_small_distilled_patch16_224, deit_small_patch16"
-    ):
+    with pytest.raises(UnsupportedModel, match=r"ones: deit_small_distilled_patch16_224, deit_small_patch16"):
         create_backbone("deit_small")
 
 
