@@ -34,10 +34,13 @@ class Record:
 
 
 class Cache:
-    """The calibration files of a bundle; `root` is its folder, or that of a bundle in the making."""
+    """The calibration files of a bundle; `root` is its folder, or that of a bundle in the making.
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    `shown` is the bundle that the user knows, for messages.
+    """
+
+    def __init__(self, root: Path, shown: Path | None = None) -> None:
+        self.root, self.shown = root, shown or root
 
     def get(self, kind: str, key: Mapping[str, Any]) -> Record | None:
         """What was measured under exactly this key. Raises BundleError for a damaged file."""
@@ -45,9 +48,9 @@ class Cache:
         path = self.root / relative
         if not path.exists():
             return None
-        record = _read(path, relative, kind)
+        record = self._read(relative, kind)
         if record.key != _plain(key):
-            raise _damaged(path, "another key than its name says")
+            raise self._damaged(relative, "another key than its name says")
         return record
 
     def latest(self, kind: str, part: Mapping[str, Any]) -> Record | None:
@@ -79,31 +82,30 @@ class Cache:
 
     def _all(self, kind: str) -> Iterator[Record]:
         for path in sorted((self.root / FOLDER).glob(f"{kind}-*.json")):
-            yield _read(path, f"{FOLDER}/{path.name}", kind)
+            yield self._read(f"{FOLDER}/{path.name}", kind)
+
+    def _read(self, relative: str, kind: str) -> Record:
+        try:
+            data = json.loads((self.root / relative).read_bytes())
+        except (OSError, ValueError, RecursionError) as error:
+            raise self._damaged(relative, f"no JSON ({error})") from error
+        if not isinstance(data, dict) or data.keys() != _KEYS:
+            raise self._damaged(relative, "other fields than such a file has")
+        if data["schema"] != SCHEMA or data["kind"] != kind:
+            raise self._damaged(relative, f"{data['kind']!r} of schema {data['schema']!r}")
+        if data.pop("sha256") != _checksum(data):
+            raise self._damaged(relative, "content that does not fit its checksum: it was damaged or edited")
+        return Record(relative, data["key"], data["created"], data["values"])
+
+    def _damaged(self, relative: str, found: str) -> BundleError:
+        return BundleError(
+            f"{self.shown / relative}: expected what a calibration measured, found {found}. Delete this file "
+            "to measure again"
+        )
 
 
 def _file(kind: str, key: Mapping[str, Any]) -> str:
     return f"{FOLDER}/{kind}-{sha256_bytes(_text(_plain(key)))[:12]}.json"
-
-
-def _read(path: Path, relative: str, kind: str) -> Record:
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise _damaged(path, f"no JSON ({error})") from error
-    if not isinstance(data, dict) or data.keys() != _KEYS:
-        raise _damaged(path, "other fields than such a file has")
-    if data["schema"] != SCHEMA or data["kind"] != kind:
-        raise _damaged(path, f"{data['kind']!r} of schema {data['schema']!r}")
-    if data.pop("sha256") != _checksum(data):
-        raise _damaged(path, "content that does not fit its checksum: it was damaged or edited")
-    return Record(relative, data["key"], data["created"], data["values"])
-
-
-def _damaged(path: Path, found: str) -> BundleError:
-    return BundleError(
-        f"{path}: expected what a calibration measured, found {found}. Delete this file to measure again"
-    )
 
 
 def _checksum(content: Mapping[str, Any]) -> str:

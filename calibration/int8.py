@@ -182,7 +182,14 @@ def add_int8(
         root = writer.path("variants/weights").parent.parent
         about = manifest.preprocessing.to_json()
         quantizer = Quantizer(
-            root, writer.path, about, manifest.model.output, settings or Settings(), pictures, say
+            root,
+            writer.shown,
+            writer.path,
+            about,
+            manifest.model.output,
+            settings or Settings(),
+            pictures,
+            say,
         )
         made, files = quantizer.make(jobs)
         names = {variant.name for variant in made}

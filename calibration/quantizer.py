@@ -55,6 +55,8 @@ class Quantizer:
 
     root: Path
     """The folder of the bundle in the making; what it has of `calibration/` is used and added to."""
+    shown: Path
+    """The bundle that the user knows, for messages."""
     place: Callable[[str], Path]
     """Where to write a file of the bundle (`BundleWriter.path`)."""
     preprocessing: Mapping[str, Any]
@@ -110,7 +112,7 @@ class Quantizer:
             "stem": self.settings.stem,
             "min_agreement": self.settings.min_agreement,
         }
-        cache = Cache(self.root)
+        cache = Cache(self.root, self.shown)
         decision = cache.get(DECISION, key)
         if decision is None:
             if self.pictures is None:
@@ -122,7 +124,7 @@ class Quantizer:
     def _ranges(self, twin: Variant) -> Ranges:
         """Of all products that any form may quantise."""
         sites = self._plan(twin, half=False).placement.sites
-        cache, method = Cache(self.root), self.settings.method
+        cache, method = Cache(self.root, self.shown), self.settings.method
         key = ranges_key(twin.sha256, self.preprocessing, method, None) | {"stem": self.settings.stem}
         if self.pictures is None:
             record = cache.latest(KIND, key)
@@ -215,7 +217,12 @@ class Quantizer:
             self._load(job.twin.file), 1 if job.twin.batch == DYNAMIC else int(job.twin.batch)
         )
         decided, units = group.decision.values, {site.node: site.unit for site in plan.placement.sites}
-        left = {node: group.left_out[unit] for node, unit in units.items() if unit in group.left_out}
+        left = {  # in the order in which units were left out
+            node: why
+            for left_out, why in group.left_out.items()
+            for node, unit in units.items()
+            if unit == left_out
+        }
         return {
             "images": dict(group.ranges.images),
             "method": group.ranges.record.key["method"],

@@ -41,14 +41,15 @@ class BundleWriter:
     """
 
     def __init__(self, path: Path | str, base: Bundle | None = None) -> None:
-        self._shown = Path(path)
+        self.shown = Path(path)
+        """The bundle, as the user named it."""
         self._target = Path(os.path.realpath(path))
         self._base = base
         self._staging = self._target.with_name(f".{self._target.name}.staging-{os.getpid()}")
         self._before: bytes | None = None
 
     def __enter__(self) -> BundleWriter:
-        with writing(self._shown):
+        with writing(self.shown):
             self._refuse_foreign()
             directories.clean(self._target)
             self._before = _manifest_bytes(self._target)
@@ -66,7 +67,7 @@ class BundleWriter:
     ) -> None:
         self._discard()
         if isinstance(error, OSError):  # a graph or weights file that could not be written
-            with writing(self._shown):
+            with writing(self.shown):
                 raise error
 
     def path(self, relative: str) -> Path:
@@ -77,7 +78,7 @@ class BundleWriter:
         path = self._inside(relative)
         if path == self._staging / MANIFEST:
             raise ValueError("the manifest is written by commit")
-        with writing(self._shown):
+        with writing(self.shown):
             path.parent.mkdir(parents=True, exist_ok=True)
             path.unlink(missing_ok=True)
         return path
@@ -96,7 +97,7 @@ class BundleWriter:
         """
         if missing := [name for name in manifest.files() if self.existing(name) is None]:
             raise ValueError(f"the manifest names files that were not written: {', '.join(missing)}")
-        with writing(self._shown):
+        with writing(self.shown):
             self._prune(manifest)
             text = json.dumps(manifest.to_json(), indent=2, ensure_ascii=False, allow_nan=False)
             # a folder's name need not be valid Unicode: what is not becomes JSON's own \udcXX
@@ -106,7 +107,7 @@ class BundleWriter:
             self._refuse_changed()
             directories.replace(self._target, self._staging)
         self._discard()
-        return Bundle(self._shown, manifest)
+        return Bundle(self.shown, manifest)
 
     def _inside(self, relative: str) -> Path:
         path = inside_path(self._staging, relative)
@@ -131,7 +132,7 @@ class BundleWriter:
     def _refuse_foreign(self) -> None:
         if found := self._foreign():
             raise WriteError(
-                f"{self._shown}: expected a bundle, an empty folder or nothing to write to, found {found}. "
+                f"{self.shown}: expected a bundle, an empty folder or nothing to write to, found {found}. "
                 "Nothing was changed: choose another --out, or move that away yourself"
             )
 
@@ -153,7 +154,7 @@ class BundleWriter:
     def _refuse_changed(self) -> None:
         if _manifest_bytes(self._target) != self._before:
             raise WriteError(
-                f"{self._shown}: another process changed the bundle while this one was working on it. "
+                f"{self.shown}: another process changed the bundle while this one was working on it. "
                 "Nothing was changed: run the command again"
             )
 

@@ -130,6 +130,7 @@ def _quantizer(
 ) -> Quantizer:
     return Quantizer(
         writer.path("variants/weights").parent.parent,
+        writer.shown,
         writer.path,
         checkpoint.preprocessing.to_json(),
         model.output,

@@ -25,6 +25,7 @@ from tofe_export.manifest import Variant
 from tofe_export.runtime.batching import run_all
 
 Free = Any
+SHOWN = Path("tofe_bundle")
 PREPROCESSING = {"size": [8, 8], "crop": 1.0}
 
 
@@ -50,7 +51,7 @@ def quantizer(
         return root / relative
 
     chosen = settings or Settings(min_agreement=0.0)
-    made = Quantizer(root, place, PREPROCESSING, "logits", chosen, given)
+    made = Quantizer(root, SHOWN, place, PREPROCESSING, "logits", chosen, given)
     return replace(made, **changes)
 
 
@@ -292,7 +293,7 @@ def test_damaged_ranges_are_refused(twin: Free, images: Free, tmp_path: Path) ->
     made = make(tmp_path, twin(), pictures(images))
     path = tmp_path / made.extra["int8"]["ranges"]
     path.write_text(path.read_text().replace('"count": 12', '"count": 13'))
-    with pytest.raises(BundleError, match=f"{path.name}.*Delete this file"):
+    with pytest.raises(BundleError, match=f"^{SHOWN / 'calibration' / path.name}: .*Delete this file"):
         make(tmp_path, twin(), pictures(images))
     path.unlink()
     assert make(tmp_path, twin(), pictures(images)).sha256 == made.sha256
