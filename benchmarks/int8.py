@@ -1,12 +1,13 @@
 """INT8 beside float32: accuracy of trained models, and speed in ONNX Runtime on a processor.
 
-    python benchmarks/int8.py accuracy [--work DIR]    # trains two small models on digits first
+    python benchmarks/int8.py accuracy [--work DIR]    # trains three small models on digits first
     python benchmarks/int8.py speed --work DIR [--batch 1,8]
+    python benchmarks/int8.py table                    # the accuracies found, as Markdown
 
-Accuracy: a ViT and an LV-ViT, trained on scikit-learn's digits and then as ToFe for two budgets. Each is
-exported, calibrated on 512 training pictures, and judged on the 450 that were held out: float32, INT8 as this
-tool places it, and ONNX Runtime's `quantize_static` with its defaults on the same pictures. What is in DIR
-already is not made again.
+Accuracy: the models of `int8_models`, trained on scikit-learn's digits and then as ToFe for two budgets. Each
+is exported, calibrated on 512 training pictures, and judged on the 450 that were held out: float32, INT8 as
+this tool places it, and ONNX Runtime's `quantize_static` with its defaults on the same pictures. What is in
+DIR already is not made again.
 
 Speed: DeiT-S with drawn weights, dense and at 2.0 GMACs, float32 and INT8 in turn within one process.
 """
@@ -19,18 +20,15 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import demo
 import machine
 import numpy as np
-from dense import draw, save_weights, train_dense
 from drawn import drawn_checkpoint
+from int8_models import MODELS, Small, budgets_of, trained
 from numpy.typing import NDArray
 
-from tofe_export.budget import dense_macs, gmacs
 from tofe_export.bundle import Bundle
 from tofe_export.calibration.defaults import METHODS
 from tofe_export.calibration.images import select
@@ -39,78 +37,12 @@ from tofe_export.calibration.stream import ImageStream
 from tofe_export.graph.export import export
 from tofe_export.graph.request import Request
 from tofe_export.manifest import Variant
-from tofe_export.model.backbone import create_backbone
-from tofe_export.model.build import build_checkpoint
 from tofe_export.model.checkpoint import load_checkpoint
 from tofe_export.runtime.batching import run_all
 from tofe_export.runtime.onnxruntime import OnnxRuntimeSession, Tuning
-from tofe_export.training.data import open_data
-from tofe_export.training.recipe import Recipe
 
 Array = NDArray[Any]
 CALIBRATED = 512
-
-
-@dataclass(frozen=True)
-class Small:
-    """A model to train on digits."""
-
-    label: str
-    name: str
-    arguments: dict[str, Any]
-    side: int
-    recipe: Recipe
-    shares: tuple[float, float]
-    """Budgets as shares of the dense cost; LV-ViT's stem alone is most of it at this size."""
-    tofe: str = demo.TOFE
-
-
-MODELS = (
-    Small("ViT", demo.NAME, demo.ARGUMENTS, demo.SIDE, demo.DENSE, (0.5, 0.7)),
-    Small(
-        "LV-ViT",
-        "lvvit_s",
-        {"embed_dim": 96, "depth": 6, "num_heads": 3},
-        48,
-        replace(demo.DENSE, epochs=4),
-        (0.95, 0.97),
-        demo.TOFE.replace("--epochs 8", "--epochs 4"),
-    ),
-)
-
-
-def trained(model: Small, work: Path) -> Path:
-    """A ToFe checkpoint for two budgets; taken from `work` if it is there."""
-    made = work / f"{model.label}.pt"
-    if made.exists():
-        return made
-    pictures = work / "digits"
-    if not pictures.exists():
-        demo.write_digits(pictures)
-    backbone = create_backbone(model.name, {"img_size": model.side, "num_classes": 10, **model.arguments})
-    draw(backbone, seed=0)
-    preprocessing = replace(backbone.preprocessing(), crop=1.0)
-    data = open_data(str(pictures), preprocessing, model.recipe, noise_shape=(0, 0))
-    save_weights(train_dense(backbone, data.train, model.recipe, cpu=True), work / f"{model.label}.pth")
-    options = f"--model {model.name} --image-size {model.side} --crop 1.0 " + " ".join(
-        f"--model-arg {key}={value}" for key, value in model.arguments.items()
-    )
-    budgets = ",".join(f"{budget:.3g}" for budget in budgets_of(model))
-    line = (
-        f"tofe-export train {options} --backbone {model.label}.pth --data digits --budget {budgets} "
-        f"{model.tofe} --workers 0 --cpu --out {model.label}.pt"
-    )
-    if status := demo.run(line, work):
-        raise SystemExit(status)
-    return made
-
-
-def budgets_of(model: Small) -> list[float]:
-    """Shares of the dense cost, in GMACs with three digits."""
-    arguments = {**model.arguments, "num_classes": 10}
-    checkpoint = build_checkpoint(model.name, None, image_size=(model.side, model.side), arguments=arguments)
-    dense = gmacs(dense_macs(checkpoint.model.cost()))
-    return [float(f"{share * dense:.3g}") for share in model.shares]
 
 
 def accuracy(model: Small, work: Path, methods: list[str]) -> dict[str, Any]:
@@ -150,7 +82,15 @@ def accuracy(model: Small, work: Path, methods: list[str]) -> dict[str, Any]:
                     }
         for row in rows.values():
             row.pop("answers")
-    return {"model": model.label, "timm": model.name, "pictures": len(labels), "variants": rows}
+    return {
+        "model": model.label,
+        "timm": model.name,
+        "arguments": model.arguments,
+        "massive": model.massive,
+        "shares": model.shares,
+        "pictures": len(labels),
+        "variants": rows,
+    }
 
 
 def judged(found: Array, answers: Array, labels: Array) -> dict[str, float]:
@@ -255,17 +195,43 @@ def record(part: str, name: str, rows: list[dict[str, Any]]) -> None:
     machine.write("int8", figures)
 
 
+def table() -> str:
+    """Accuracies of the result file, ranges by `max`."""
+    rows = [
+        "| | float32 | INT8 | nothing left out | defaults | of the MACs in INT8 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for found in json.loads((machine.RESULTS / "int8.json").read_text())["accuracy"]:
+        shares = (None, *found["shares"])
+        for share, forms in zip(shares, found["variants"].values(), strict=True):
+            ours, raw = forms["int8 max"], forms["int8 max, nothing left out"]
+            cells = [
+                f"{found['model']}, " + (f"{share:.2f} of dense" if share else "dense"),
+                f"{forms['fp32']['top1']:.2%}",
+                *(
+                    f"{one['top1']:.2%} ({one['agreement']:.2%})"
+                    for one in (ours, raw, forms["onnxruntime defaults"])
+                ),
+                f"{ours['share_of_macs']:.0%}",
+            ]
+            rows.append(f"| {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
 def main() -> int:
     """Measure one part; figures of the other part stay in the file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("accuracy", "speed"))
+    parser.add_argument("part", choices=("accuracy", "speed", "table"))
     parser.add_argument("--work", type=Path)
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--models", default="ViT,LV-ViT")
+    parser.add_argument("--models", default=",".join(model.label for model in MODELS))
     parser.add_argument("--batch", default="1,8")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--prepare", action="store_true", help="only make what `speed` measures")
     arguments = parser.parse_args()
+    if arguments.part == "table":
+        print(table())
+        return 0
     with tempfile.TemporaryDirectory() as folder:
         work = arguments.work or Path(folder)
         work.mkdir(parents=True, exist_ok=True)
