@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from tofe_export.cli import advise_measure, advise_report, console, model_options, options
+from tofe_export.cli import advise_measure, advise_report, bench_setup, console, model_options, options
 from tofe_export.errors import BudgetError, InputError, UsageError
 
 if TYPE_CHECKING:
@@ -50,7 +50,13 @@ def _on_sizes(
     metavar="DIR",
     help="Only write the ladder's graphs, for `tofe-export bench DIR --table TABLE` on a device.",
 )
-@click.option("--out", type=_FILE, metavar="TABLE", help="Keep the table that was measured here.")
+@click.option(
+    "--out",
+    type=_FILE,
+    metavar="TABLE",
+    callback=bench_setup.on_target,
+    help="Keep the table that was measured here.",
+)
 @options.budgets
 @options.comma_list(
     "--budget-ms", "budgets_ms", options.number_item, "MS,...", "Budgets in milliseconds per run; may repeat."

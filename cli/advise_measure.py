@@ -52,12 +52,10 @@ def measure_here(model: str, options: Mapping[str, Any], context: click.Context)
             make_ladder(model, size, folder, options)
             found = measure_ladder(folder, options, length, before)
         table = found if table is None else table.joined(found, "this run")
+        if out:  # after every size: the next one takes minutes, and may fail
+            (before[0].joined(table, out) if before else table).save(out)
     assert table is not None  # there is at least one size
-    if out:
-        (before[0].joined(table, out) if before else table).save(out)
-        console.note(f"wrote {out}")
-    else:
-        console.note("the table is not kept: --out TABLE keeps it for --latency")
+    console.note(f"wrote {out}" if out else "the table is not kept: --out TABLE keeps it for --latency")
     return table
 
 

@@ -30,12 +30,6 @@ if TYPE_CHECKING:
 _FILE = options.PATH
 
 
-def _on_plot(context: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
-    if value is not None and not value.absolute().parent.is_dir():
-        raise click.BadParameter(f"there is no folder {value.absolute().parent}", context, param)
-    return value
-
-
 @click.command("bench", short_help="Latency against the dense model.")
 @options.bundle
 @options.variant_filters
@@ -70,7 +64,11 @@ def _on_plot(context: click.Context, param: click.Parameter, value: Path | None)
     "--compare", type=_FILE, metavar="FILE", help="A saved --json of this machine, to show what changed."
 )
 @click.option(
-    "--plot", type=_FILE, metavar="FILE.png|svg", callback=_on_plot, help="Draw latency against GMACs."
+    "--plot",
+    type=_FILE,
+    metavar="FILE.png|svg",
+    callback=bench_setup.on_target,
+    help="Draw latency against GMACs.",
 )
 @click.option(
     "--rivals",
@@ -88,6 +86,7 @@ def _on_plot(context: click.Context, param: click.Parameter, value: Path | None)
     "--table",
     type=_FILE,
     metavar="FILE",
+    callback=bench_setup.on_target,
     help="BUNDLE is a ladder (`advise --ladder`): measure it into this latency table, or add to it.",
 )
 @options.json_target
@@ -138,9 +137,13 @@ def command(
         check_plot(plot)
     opened = bundles.open_bundle(bundle)
     pairs, choice = bench_setup.choose(opened, against, backend, provider, filters, alone_too=bool(rivals))
+    if not pairs:
+        bench_rivals.refuse_about_variants(alone=alone, plot=plot, compare=compare)
     how = bench_setup.how_of(choice, run_batch, threads, cuda_graph, pairs)
+    if layers:
+        bench_layers.require(how)
     opponents = bench_rivals.find(opened, rivals, how, against)
-    machine = bench_setup.look(choice, saved, how, opened)
+    machine = bench_setup.look(choice, saved, how, opened, pairs)
     if openings is None and not how.on_gpu:
         plan = replace(plan, openings=bench_setup.OPENINGS)
 

@@ -23,6 +23,13 @@ def sides_of(pairs: Sequence[Pair], picked: Sequence[Variant]) -> list[Variant]:
     return list({side.name: side for side in sides}.values())
 
 
+def require(how: How) -> None:
+    """Raise `UsageError` where a provider hides its layers."""
+    from tofe_export.bench.layers import require_layers
+
+    require_layers(how)
+
+
 def measure(bundle: Bundle, variants: Sequence[Variant], how: How) -> list[Profile]:
     """A profile of each variant, with progress."""
     from tofe_export.bench.layers import profile

@@ -30,6 +30,15 @@ def on_rivals(context: click.Context, param: click.Parameter, value: str | None)
     return named
 
 
+def refuse_about_variants(**given: object) -> None:
+    """Raise `UsageError` for options that are about variants where only rivals are measured."""
+    if flags := [f"--{name}" for name, value in given.items() if value]:
+        raise UsageError(
+            f"{', '.join(flags)}: what is shown there are variants, and only rivals would be measured. Leave "
+            "it out, or pick variants with token reduction, too"
+        )
+
+
 def find(bundle: Bundle, named: Sequence[Path], how: How, against: str) -> list[Rival]:
     """Every rival with what it is measured against. Raises `InputError`, `UsageError`."""
     from tofe_export.bench.rivals import files_of, rival_of

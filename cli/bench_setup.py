@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
 
 from tofe_export.cli import bundles, console
 from tofe_export.errors import MissingBackend, UsageError
@@ -18,10 +21,18 @@ if TYPE_CHECKING:
     from tofe_export.runtime.choice import Choice
 
 _FULL_PRECISION = ("fp32", "int8")  # what a processor computes as it is
-
+Measured = TypeVar("Measured")  # a pair, or a rung
 
 OPENINGS = 3
 """On a processor, where memory happens to lie makes a few per cent, and differs from opening to opening."""
+
+
+def on_target(context: click.Context, param: click.Parameter, value: Path | None) -> Path | None:
+    """A file to write after measuring: its folder must be there before."""
+    if value is not None and not value.absolute().parent.is_dir():
+        folder = value.absolute().parent
+        raise click.BadParameter(f"there is no folder {folder}; create it first", context, param)
+    return value
 
 
 def plan_of(seconds: float | None, iterations: int | None, warmup: int, openings: int | None) -> Plan:
@@ -63,20 +74,20 @@ def choose(
             f"{pairs[0].variant.name} and {pairs[0].against.name}. Build them: tofe-export trt {bundle.path}"
         )
     if choice.provider == "cpu" and not (named or filters["precisions"]):
-        ready = _full_precision(ready)
+        ready = full_precision(ready, lambda pair: pair.variant.precision)
     return ready, choice
 
 
-def _full_precision(pairs: list[Pair]) -> list[Pair]:
+def full_precision(found: list[Measured], precision_of: Callable[[Measured], str]) -> list[Measured]:
     """Without half precision, which a processor only imitates, unless there is nothing else."""
-    full = [pair for pair in pairs if pair.variant.precision in _FULL_PRECISION]
-    left = sorted({pair.variant.precision for pair in pairs} - set(_FULL_PRECISION))
+    full = [one for one in found if precision_of(one) in _FULL_PRECISION]
+    left = sorted({precision_of(one) for one in found} - set(_FULL_PRECISION))
     if full and left:
         console.note(
             f"left out {', '.join(left)}: ONNX Runtime imitates it on a processor (--precision measures it "
             "all the same)"
         )
-    return full or pairs
+    return full or found
 
 
 def how_of(
@@ -94,12 +105,15 @@ def how_of(
         raise UsageError(f"--cuda-graph is for TensorRT engines, and {choice.backend} runs: leave it out")
     if run_batch is not None and not any(pair.variant.batch == DYNAMIC for pair in pairs):
         found = ", ".join(sorted({str(pair.variant.batch) for pair in pairs}))
-        raise UsageError(f"--run-batch is for variants with a dynamic batch; these have {found}. Use --batch")
+        these = f"these have {found}. Use --batch" if pairs else "only rivals are measured: leave it out"
+        raise UsageError(f"--run-batch is for variants with a dynamic batch; {these}")
     on = True if cuda_graph is None else cuda_graph
     return How(choice.backend, choice.provider, threads, cuda_graph=on, batch=run_batch or 1)
 
 
-def look(choice: Choice, saved: Saved | None, how: How, bundle: Bundle) -> dict[str, Any]:
+def look(
+    choice: Choice, saved: Saved | None, how: How, bundle: Bundle, pairs: Sequence[Pair] = ()
+) -> dict[str, Any]:
     """The machine before it measures, after refusing a saved run of another one. Raises `UsageError`."""
     from tofe_export.bench import machine
 
@@ -112,7 +126,7 @@ def look(choice: Choice, saved: Saved | None, how: How, bundle: Bundle) -> dict[
     else:
         facts = dict(machine.facts())
     if saved is not None:
-        saved.require(facts, how, bundle)
+        saved.require(facts, how, bundle, pairs)
     facts["before"] = machine.now(facts["identity"]["gpu"])
     load, cores = facts["before"]["load_average"][0], facts["identity"]["cores"]
     if load > cores / 2:

@@ -15,7 +15,7 @@ import click
 from click.core import ParameterSource
 
 from tofe_export.cli import bench_setup, bundles, console
-from tofe_export.errors import UsageError
+from tofe_export.errors import MissingBackend, UsageError
 
 if TYPE_CHECKING:
     from tofe_export.bench.sides import How
@@ -98,9 +98,15 @@ def rungs_and_backend(bundle: Bundle, filters: Mapping[str, Any], way: Way) -> t
     needed = [variant for group in rungs for variant in (group.dense, *group.variants)]
     choice = bundles.choose_backend(bundle, needed, way.backend, way.provider, bool(filters["names"]))
     there = {variant.name for variant in choice.variants}
-    ready = [variant for variant in picked if variant.name in there]
+    able = [group for group in rungs if group.dense.name in there]
+    ready = [variant for group in able for variant in group.variants if variant.name in there]
+    if not ready:
+        raise MissingBackend(
+            f"{bundle.path} has no engines here for a rung and its dense model, such as "
+            f"{rungs[0].variants[0].name} and {rungs[0].dense.name}: tofe-export trt {bundle.path}"
+        )
     if choice.provider == "cpu" and not (filters["names"] or filters["precisions"]):
-        ready = [variant for variant in ready if variant.precision == "fp32"]  # it imitates half precision
+        ready = bench_setup.full_precision(ready, lambda variant: variant.precision)
     return rungs_of(bundle, ready), choice
 
 
@@ -134,6 +140,7 @@ def measure(
     table = empty_table(bundle, how, facts)
     if before:
         before[0].joined(table, before[1])  # refuses before the long part
+        before[0].require_model(bundle.manifest.cost, rungs[0].heads, before[1])
     bundle.check([], reference=True)
     images = as_fed(bundle.reference().images, bundle.manifest.model, bundle.manifest.preprocessing)
     entries = []

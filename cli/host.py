@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from tofe_export.cli import console
 from tofe_export.errors import MissingExtra
+from tofe_export.graph.collection import no_collection
 
 if TYPE_CHECKING:
     from tofe_export.model.checkpoint import Checkpoint
@@ -24,7 +25,8 @@ def require_export() -> None:
 
 def load(path: Path) -> Checkpoint:
     """Read a ToFe checkpoint, and say loudly if its selectors were never trained."""
-    from tofe_export.model.checkpoint import load_checkpoint
+    with no_collection():
+        from tofe_export.model.checkpoint import load_checkpoint
 
     checkpoint = load_checkpoint(path)
     if not checkpoint.trained:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from tofe_export.cli import options
+from tofe_export.graph.collection import no_collection
 
 if TYPE_CHECKING:
     from tofe_export.model.checkpoint import Checkpoint
@@ -123,9 +124,10 @@ def build(
     **preparation: Any,  # noqa: ANN401 - the options of `preparation`
 ) -> Checkpoint:
     """Make a checkpoint of what the options above say, its modules drawn for `seed`."""
-    import torch
+    with no_collection():
+        import torch
 
-    from tofe_export.model.build import build_checkpoint
+        from tofe_export.model.build import build_checkpoint
 
     torch.manual_seed(seed)
     return build_checkpoint(

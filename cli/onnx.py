@@ -17,6 +17,7 @@ from tofe_export.cli.int8_report import int8_table
 from tofe_export.cli.onnx_latency import plans_for
 from tofe_export.cli.onnx_report import typed_table
 from tofe_export.errors import VerdictFailed
+from tofe_export.graph.collection import no_collection
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -89,6 +90,7 @@ DEFAULT_PRECISIONS = ("fp32", "fp16")
 @click.option("--dry-run", is_flag=True, help="Print the plan and write nothing.")
 @options.json_target
 @options.quiet
+@no_collection()
 def command(
     ckpt: Path,
     budgets: tuple[float, ...],

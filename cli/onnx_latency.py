@@ -47,7 +47,13 @@ def plans_for(
 
     entry = entry_for(checkpoint, latency, lowerings, batches, precisions)
     predictor = Predictor(entry)
-    return tuple(solve_ms(predictor, ms, checkpoint.table, align) for ms in budgets_ms)
+    plans: dict[tuple[int, ...], Plan] = {}
+    for ms in budgets_ms:
+        plan = solve_ms(predictor, ms, checkpoint.table, align)
+        if plan.keep in plans:
+            console.note(f"{ms:g} ms: the same tokens as before ({plans[plan.keep].source}), made once")
+        plans.setdefault(plan.keep, plan)
+    return tuple(plans.values())
 
 
 def entry_for(

@@ -18,6 +18,7 @@ Pixels = npt.NDArray[np.uint8]
 
 _ASPECTS = ((1, 1), (3, 4), (4, 3), (2, 3), (3, 2), (9, 16), (16, 9), (1, 2))  # height : width
 _COARSEST = 2  # cells along a side in the first octave
+_ALL = slice(None)
 _OCTAVES = 7
 
 
@@ -44,28 +45,33 @@ def _picture(index: int, size: int) -> Pixels:
     return _add_stripes(random, picture).clip(0, 255).astype(np.uint8)
 
 
-def _colours(random: np.random.RandomState, height: int, width: int) -> Integers:
-    """1/f noise, (h, w, 3): strong shared brightness, weaker colour of its own in each channel."""
+def _colours(
+    random: np.random.RandomState, height: int, width: int, rows: slice = _ALL, columns: slice = _ALL
+) -> Integers:
+    """1/f noise, (h, w, 3), of these rows and columns of a picture of that size.
+
+    Strong shared brightness, and weaker colour of its own in each channel.
+    """
     base = random.randint(70, 186, size=3)
-    shared = _noise(random, height, width)
-    own = [_noise(random, height, width) for _ in range(3)]
+    shared, *own = (_noise(random, height, width, rows, columns) for _ in range(4))
     return np.stack([base[c] + (shared * 3 + own[c] * 2) // 4 for c in range(3)], axis=-1)
 
 
-def _noise(random: np.random.RandomState, height: int, width: int) -> Integers:
+def _noise(random: np.random.RandomState, height: int, width: int, rows: slice, columns: slice) -> Integers:
     """Octaves of value noise, about +-128: each has twice the cells and half the amplitude of the last."""
-    total: Integers = np.zeros((height, width), np.int64)
+    down, right = np.arange(height, dtype=np.int64)[rows], np.arange(width, dtype=np.int64)[columns]
+    total: Integers = np.zeros((len(down), len(right)), np.int64)
     for octave in range(_OCTAVES):
         cells = _COARSEST << octave
         lattice = random.randint(-128, 129, size=(cells + 2, cells + 2)).astype(np.int64)
-        total += _upsample(lattice, cells, height, width) >> octave
+        total += _upsample(lattice, down * cells * 256 // height, right * cells * 256 // width) >> octave
     return total
 
 
-def _upsample(lattice: Integers, cells: int, height: int, width: int) -> Integers:
-    """Bilinear interpolation of lattice points to pixels, in fixed point with 8 bits of fraction."""
-    rows, down = np.divmod(np.arange(height, dtype=np.int64) * cells * 256 // height, 256)
-    columns, right = np.divmod(np.arange(width, dtype=np.int64) * cells * 256 // width, 256)
+def _upsample(lattice: Integers, down: Integers, right: Integers) -> Integers:
+    """Bilinear interpolation of lattice points to pixels at places in 256ths of a cell."""
+    rows, down = np.divmod(down, 256)
+    columns, right = np.divmod(right, 256)
     across = lattice[:, columns] * (256 - right) + lattice[:, columns + 1] * right
     both = across[rows] * (256 - down)[:, None] + across[rows + 1] * down[:, None]
     upsampled: Integers = both >> 16
@@ -86,17 +92,18 @@ def _gradient(random: np.random.RandomState, height: int, width: int) -> Integer
 
 
 def _add_disc(random: np.random.RandomState, picture: Integers) -> Integers:
-    """A shaded ball with a texture of its own: an object with an outline."""
+    """A shaded ball with a texture of its own: an object with an outline. Only its surroundings are drawn."""
     height, width, _ = picture.shape
-    rows, columns = _grid(height, width)
-    short = min(height, width)
-    radius = max(1, short * random.randint(6, 28) // 100)
+    radius = max(1, min(height, width) * random.randint(6, 28) // 100)
     row, column = random.randint(0, height), random.randint(0, width)
+    box = slice(max(0, row - radius), row + radius), slice(max(0, column - radius), column + radius)
+    rows, columns = (places[box] for places in _grid(height, width))
     squared = (rows - row) ** 2 + (columns - column) ** 2
     inside = squared < radius * radius
     shade = 80 - 140 * squared // (radius * radius)
-    ball = _colours(random, height, width) + shade[..., None]
-    return np.where(inside[..., None], ball, picture)
+    ball = _colours(random, height, width, *box) + shade[..., None]
+    picture[box] = np.where(inside[..., None], ball, picture[box])
+    return picture
 
 
 def _add_stripes(random: np.random.RandomState, picture: Integers) -> Integers:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tofe_export.bench.document import KIND, Saved, changes, make_document
+from tofe_export.bench.pairs import Pair
 from tofe_export.bench.rounds import Plan
 from tofe_export.bench.sides import How
 from tofe_export.bundle import Bundle
@@ -33,6 +34,10 @@ def save(bundle: Bundle, make_comparison: Any, tmp_path: Path) -> Callable[..., 
         return path
 
     return write
+
+
+def pairs(bundle: Bundle) -> list[Pair]:
+    return [Pair(bundle.variant("2.00g-scatter-fp32-b1"), bundle.variant("dense-fp32-b1"))]
 
 
 def edited(path: Path, edit: Callable[[dict[str, Any]], object]) -> Path:
@@ -64,8 +69,8 @@ def test_the_schema(save: Callable[..., Path], bundle: Bundle) -> None:
 
 def test_the_same_machine_may_be_compared(save: Callable[..., Path], bundle: Bundle) -> None:
     saved = Saved.load(save())
-    saved.require(MACHINE, HOW, bundle)
-    saved.require({**MACHINE, "versions": {"onnxruntime": "9.9"}, "before": {}}, HOW, bundle)
+    saved.require(MACHINE, HOW, bundle, pairs(bundle))
+    saved.require({**MACHINE, "versions": {"onnxruntime": "9.9"}, "before": {}}, HOW, bundle, pairs(bundle))
 
 
 @pytest.mark.parametrize(
@@ -83,26 +88,26 @@ def test_another_machine_is_refused(
 ) -> None:
     other = {**MACHINE, part: {**MACHINE[part], key: value}}
     with pytest.raises(UsageError, match=message):
-        Saved.load(save()).require(other, HOW, bundle)
+        Saved.load(save()).require(other, HOW, bundle, pairs(bundle))
 
 
 def test_a_file_without_facts_is_another_machine(save: Callable[..., Path], bundle: Bundle) -> None:
     path = edited(save(), lambda data: data["machine"].pop("identity"))
     with pytest.raises(UsageError, match="another machine"):
-        Saved.load(path).require(MACHINE, HOW, bundle)
+        Saved.load(path).require(MACHINE, HOW, bundle, pairs(bundle))
 
 
 @pytest.mark.parametrize("how", [How("onnxruntime", "cpu", threads=1), How("tensorrt", "tensorrt")])
 def test_another_way_of_measuring_is_refused(how: How, save: Callable[..., Path], bundle: Bundle) -> None:
     with pytest.raises(UsageError, match="was measured in another way"):
-        Saved.load(save()).require(MACHINE, how, bundle)
+        Saved.load(save()).require(MACHINE, how, bundle, pairs(bundle))
 
 
 def test_another_model_is_refused(save: Callable[..., Path], bundle: Bundle) -> None:
     model = replace(bundle.manifest.model, checkpoint_sha256="1" * 64)
     other = Bundle(bundle.path, replace(bundle.manifest, model=model))
     with pytest.raises(UsageError, match="about another model"):
-        Saved.load(save()).require(MACHINE, HOW, other)
+        Saved.load(save()).require(MACHINE, HOW, other, pairs(other))
 
 
 def test_changes(save: Callable[..., Path], make_comparison: Any) -> None:
@@ -130,9 +135,19 @@ def test_another_graph_of_the_same_name_is_pointed_out(
     assert change.same_graph is False
 
 
-def test_nothing_in_common(save: Callable[..., Path]) -> None:
-    with pytest.raises(UsageError, match=r"it has 2\.00g-scatter-fp32-b1 against dense-fp32-b1"):
-        changes(Saved.load(save()), [])
+def test_nothing_in_common(save: Callable[..., Path], bundle: Bundle) -> None:
+    saved = Saved.load(save())
+    other = [Pair(pair.against, pair.variant) for pair in pairs(bundle)]
+    for asked in ([], other):
+        with pytest.raises(UsageError, match=r"; it has 2\.00g-scatter-fp32-b1 against dense-fp32-b1"):
+            saved.require(MACHINE, HOW, bundle, asked)
+    saved.require(MACHINE, HOW, bundle, [*other, *pairs(bundle)])
+
+
+def test_a_ratio_of_nothing_is_a_damaged_file(save: Callable[..., Path]) -> None:
+    path = edited(save(), lambda data: data["comparisons"][0]["speedup"].update(value=0))
+    with pytest.raises(InputError, match=r"speedup\.value: expected a ratio above 0, found 0"):
+        Saved.load(path)
 
 
 @pytest.mark.parametrize(

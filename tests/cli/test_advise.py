@@ -1,10 +1,10 @@
-"""`advise`, `bench --table` and `onnx --budget-ms` on a table that is made up; one run is real and tiny."""
+"""`advise` and `onnx --budget-ms` on a table that is made up; one run is real and tiny."""
 
 from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,8 +23,6 @@ ARGUMENTS = {"patch_size": 2, "embed_dim": 192, "depth": 4, "num_heads": 2, "num
 TINY: tuple[object, ...] = ("--model", MODEL, "--image-size", 8, "--locations", "1,2")
 for _key, _value in ARGUMENTS.items():
     TINY += ("--model-arg", f"{_key}={_value}") if _key != "num_classes" else ("--num-classes", _value)
-
-MakeBundle = Callable[..., Path]
 
 
 def run(*arguments: object) -> Result:
@@ -212,25 +210,6 @@ def test_a_table_of_another_machine_is_not_added_to(table: Table, tmp_path: Path
     assert (tmp_path / "t.json").read_bytes() == before
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("--against", "k4-scatter-fp32-b1"), "leave out --against"),
-        (("--alone", "--strict"), "leave out --alone, --strict"),
-        (("--iterations", 3), "at least 6 iterations"),
-        (("--iterations", 9, "--seconds", 2), "give one of them"),
-        ((), "expected a ladder"),
-    ],
-)
-def test_tables_of_what_is_no_ladder(
-    make_bundle: MakeBundle, tmp_path: Path, arguments: tuple[object, ...], message: str
-) -> None:
-    result = run("bench", make_bundle(), "--table", tmp_path / "t.json", *arguments)
-    assert (result.exit_code, result.stdout) == (2, "")
-    assert message in result.stderr
-    assert not (tmp_path / "t.json").exists()
-
-
 @pytest.fixture(scope="module")
 def ckpt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ckpt") / "model.pt"
@@ -268,6 +247,14 @@ def test_milliseconds_out_of_reach(
     result = run("onnx", "--ckpt", ckpt, "--latency", latency, *arguments, "--dry-run")
     assert (result.exit_code, result.stdout) == (code, "")
     assert message in result.stderr
+
+
+def test_milliseconds_of_the_same_tokens_are_one_variant(ckpt: Path, latency: Path) -> None:
+    line = ("onnx", "--ckpt", ckpt, "--latency", latency, "--dry-run", "--json", "-", "--precision", "fp32")
+    result = run(*line, "--budget-ms", "7,7.001")
+    assert result.exit_code == 0, result.stderr
+    assert len(json.loads(result.stdout)["variants"]) == 2  # with the dense one
+    assert "7.001 ms: the same tokens as before" in result.stderr
 
 
 def test_milliseconds_need_a_table(ckpt: Path) -> None:

@@ -145,6 +145,27 @@ def test_figures_of_another_machine_are_refused_before_measuring(
     assert "another machine (processor: Another 1 then" in result.stderr
 
 
+def test_a_run_of_other_variants_is_refused_before_measuring(
+    bundle: Path, claims: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved = tmp_path / "saved.json"
+    bench(bundle, "--json", saved)
+    monkeypatch.setattr("tofe_export.bench.comparison.compare", lambda *_, **__: pytest.fail("measured"))
+    result = bench(bundle, "--against", REDUCED, "--compare", saved)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert f"none of the comparisons that would be made now ({DENSE} against {REDUCED})" in result.stderr
+    assert f"it has {REDUCED} against {DENSE}" in result.stderr
+
+
+def test_layers_that_are_not_shown_are_refused_before_measuring(
+    bundle: Path, claims: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tofe_export.bench.comparison.compare", lambda *_, **__: pytest.fail("measured"))
+    result = bench(bundle, "--provider", "tensorrt", "--layers")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "a few opaque nodes" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -157,6 +178,7 @@ def test_figures_of_another_machine_are_refused_before_measuring(
         (("--cuda-graph",), 2, "--cuda-graph is for TensorRT engines"),
         (("--plot", "figure.jpg"), 2, "ending in .png or .svg"),
         (("--plot", "nosuch/figure.png"), 2, "there is no folder"),
+        (("--table", "nosuch/table.json"), 2, "there is no folder"),
         (("--compare", "nosuch.json"), 3, "expected a file that `tofe-export bench --json` wrote"),
         (("--backend", "tensorrt", "--provider", "cpu"), 2, "--provider is ONNX Runtime's"),
     ],

@@ -79,6 +79,25 @@ def test_rivals_alone_when_only_the_dense_variant_is_picked(
     assert bench(bundle, "--variant", DENSE).exit_code == 2  # without rivals there is nothing to compare
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--plot", "figure.png"), "--plot: what is shown there are variants"),
+        (("--alone", "--compare", "saved.json"), "--alone, --compare: what is shown there are variants"),
+        (("--run-batch", 2), "only rivals are measured: leave it out"),
+    ],
+)
+def test_what_is_about_variants_is_refused_where_only_rivals_are_measured(
+    bundle: Path, rivals: Path, claims: object, tmp_path: Path, arguments: tuple[object, ...], message: str
+) -> None:
+    bench(bundle, "--json", tmp_path / "saved.json")
+    named = [tmp_path / str(word) if "." in str(word) else word for word in arguments]
+    result = bench(bundle, "--variant", DENSE, "--rivals", rivals, *named)
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert message in result.stderr
+    assert not (tmp_path / "figure.png").exists()
+
+
 def test_against_a_variant_by_name(bundle: Path, rivals: Path, claims: object) -> None:
     options = ("--variant", REDUCED, "--against", REDUCED, "--rivals", rivals, "--json", "-")
     data = json.loads(bench(bundle, *options).stdout)

@@ -70,6 +70,21 @@ def test_a_row_outside_the_table_gives_no_profile(make_entry: MakeEntry) -> None
     assert max(plan.keep) <= 98
 
 
+def test_the_latency_that_a_refusal_names_can_be_met(make_entry: MakeEntry) -> None:
+    predictor = Predictor(make_entry(dense_ms=33.33))  # 6 tokens in each stage: 10.719 ms
+    with pytest.raises(BudgetError, match=r"from 10\.72 ms \(6 tokens"):
+        solve_ms(predictor, 10.71)
+    assert set(solve_ms(predictor, 10.72).keep) == {6}
+    assert set(solve_ms(predictor, predictor.ms((6, 6, 6))).keep) == {6}
+
+
+def test_nothing_is_faster_than_dense(make_entry: MakeEntry) -> None:
+    slow = Predictor(make_entry(lambda k: 1.02 + 0.001 * k))
+    message = r"below the dense model's 50\.00 ms, since 6 tokens in each stage take 51\.30 ms"
+    with pytest.raises(BudgetError, match=message):
+        solve_ms(slow, 40.0)
+
+
 @pytest.mark.parametrize("ms", [16.0, 50.0, 80.0, 0.0, -3.0, nan, float("inf")])
 def test_times_out_of_reach(entry: Entry, ms: float) -> None:
     expected = r"from 16\.08 ms \(6 tokens in each stage\) to below 50\.00 ms \(dense\)"

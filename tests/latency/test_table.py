@@ -115,6 +115,22 @@ def test_a_second_run_replaces_and_adds(table: Table, entry: Entry) -> None:
     assert [(e.batch, e.dense_ms) for e in joined.entries] == [(1, 45.0), (8, 400.0), (32, 50.0)]
 
 
+def test_another_image_size_is_the_same_model(table: Table, entry: Entry, cost: Cost) -> None:
+    large = replace(
+        entry, image_size=(384, 384), cost=replace(cost, tokens=576, stem_macs=9 * cost.stem_macs)
+    )
+    assert len(table.joined(table.with_entries([large]), "t.json").entries) == 3
+
+
+def test_another_structure_is_another_model(table: Table, entry: Entry, cost: Cost) -> None:
+    other = replace(entry, cost=replace(cost, approximator="block"))
+    with pytest.raises(UsageError, match=r"of another model \(approximator: bottleneck there, block now\)"):
+        table.joined(table.with_entries([other]), "t.json")
+    with pytest.raises(UsageError, match=r"of another model \(heads: 6 there, 12 now\)"):
+        table.require_model(cost, 12, "t.json")
+    table.with_entries([]).require_model(cost, 12, "t.json")
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tofe_export.bench.comparison import TOO_NOISY, Comparison
+from tofe_export.bench.pairs import Pair
 from tofe_export.bench.rivals import RivalComparison
 from tofe_export.bench.rounds import Plan
 from tofe_export.bench.sides import How, peak_memory
@@ -111,14 +112,21 @@ class Saved:
                 f"{path}: expected a file that `tofe-export bench --json` wrote ({KIND}), found: {error}"
             ) from error
 
-    def require(self, machine: Mapping[str, Any], how: How, bundle: Bundle) -> None:
-        """Raise UsageError unless a run here and now may be compared with this one."""
+    def require(self, machine: Mapping[str, Any], how: How, bundle: Bundle, pairs: Sequence[Pair]) -> None:
+        """Raise UsageError unless a run of these pairs, here and now, may be compared with this one."""
         what = {"identity": "was measured on another machine", "mode": "found this machine in another mode"}
         for key, complaint in what.items():
             self._same(self.machine.get(key), machine[key], complaint)
         self._same(self.settings, settings_of(how), "was measured in another way")
         if self.checkpoint_sha256 != bundle.manifest.model.checkpoint_sha256:
             raise UsageError(f"{self.path} is about another model than {bundle.path}: its checkpoint differs")
+        earlier = {(row.variant, row.against) for row in self.rows}
+        wanted = [(pair.variant.name, pair.against.name) for pair in pairs]
+        if earlier.isdisjoint(wanted):
+            raise UsageError(
+                f"{self.path} has none of the comparisons that would be made now ({_listed(wanted)}); it has "
+                f"{_listed(sorted(earlier))}"
+            )
 
     def _same(self, then: object, here: Mapping[str, Any], complaint: str) -> None:
         before = then if isinstance(then, Mapping) else {}
@@ -147,7 +155,7 @@ class Change:
 
 
 def changes(saved: Saved, comparisons: Sequence[Comparison]) -> list[Change]:
-    """What both runs measured. Raises UsageError when that is nothing."""
+    """What both runs measured."""
     earlier = {(row.variant, row.against): row for row in saved.rows}
     found = []
     for comparison in comparisons:
@@ -158,18 +166,21 @@ def changes(saved: Saved, comparisons: Sequence[Comparison]) -> list[Change]:
         value = comparison.speedup.value
         same = row.sha256 == comparison.pair.variant.sha256
         found.append(Change(*names, row.speedup, value, same, value / row.speedup - 1 if clean else None))
-    if not found:
-        listed = ", ".join(f"{variant} against {against}" for variant, against in earlier) or "nothing"
-        raise UsageError(f"{saved.path} has none of the comparisons that were made now; it has {listed}")
     return found
+
+
+def _listed(names: Sequence[tuple[str, str]]) -> str:
+    return ", ".join(f"{variant} against {against}" for variant, against in names) or "nothing"
 
 
 def _row(data: Fields) -> Row:
     variant, speedup = data.child("variant"), data.child("speedup")
+    if (value := speedup.number("value")) <= 0:
+        raise ValueError(f"{speedup.place('value')}: expected a ratio above 0, found {value}")
     return Row(
         variant=variant.text("name"),
         against=data.child("against").text("name"),
         sha256=variant.text("sha256"),
-        speedup=speedup.number("value"),
+        speedup=value,
         too_noisy=data.child("noise").flag("too_noisy"),
     )

@@ -18,10 +18,13 @@ from tofe_export.bench.modules import OTHER, Modules
 from tofe_export.bench.sides import How, feeds_of
 from tofe_export.bench.timing import Feeds
 from tofe_export.bundle import Bundle
+from tofe_export.errors import UsageError
 from tofe_export.inputs import as_fed
 from tofe_export.manifest import Variant
 
 WARMUP, RUNS = 5, 30
+OPAQUE = "tensorrt"
+"""The provider of ONNX Runtime that has no layers to show."""
 
 Facts = dict[str, Any]
 
@@ -90,6 +93,15 @@ class Profile:
         }
 
 
+def require_layers(how: How) -> None:
+    """Raise UsageError where a provider hides its layers."""
+    if how.backend == "onnxruntime" and how.provider == OPAQUE:
+        raise UsageError(
+            "--layers: ONNX Runtime's TensorRT provider compiles a graph into a few opaque nodes. Use "
+            "--provider cuda, or engines: --backend tensorrt"
+        )
+
+
 def profile(
     bundle: Bundle, variant: Variant, how: How, runs: int = RUNS, on_run: Callable[[], None] = lambda: None
 ) -> Profile:
@@ -97,6 +109,7 @@ def profile(
 
     Raises what opening and running raise, and UsageError where a provider hides its layers.
     """
+    require_layers(how)
     bundle.check([variant], reference=True)
     images = as_fed(bundle.reference().images, bundle.manifest.model, bundle.manifest.preprocessing)
     modules, batch = Modules(read_nodes(bundle.file(variant.file))), how.batch_of(variant)

@@ -17,7 +17,6 @@ from tofe_export.bench.graph_file import read_nodes
 from tofe_export.bench.layers import WARMUP, MakeFeeds, Recorded, Recording
 from tofe_export.bench.sides import How
 from tofe_export.bundle import Bundle
-from tofe_export.errors import UsageError
 from tofe_export.manifest import Variant
 from tofe_export.runtime.onnxruntime import OPTIMIZED, OnnxRuntimeSession, Tuning
 
@@ -31,12 +30,7 @@ Event = Mapping[str, Any]
 def record(
     bundle: Bundle, variant: Variant, how: How, make_feeds: MakeFeeds, runs: int, on_run: Callable[[], None]
 ) -> Recording:
-    """Run the variant under ONNX Runtime's profiler. Raises UsageError for the TensorRT provider."""
-    if how.provider == "tensorrt":
-        raise UsageError(
-            "--layers: ONNX Runtime's TensorRT provider compiles a graph into a few opaque nodes. Use "
-            "--provider cuda, or engines: --backend tensorrt"
-        )
+    """Run the variant under ONNX Runtime's profiler. Raises what opening and running raise."""
     with TemporaryDirectory(prefix="tofe-layers-") as folder:
         tuning = Tuning(how.threads, spinning=how.spinning or how.on_gpu, profile=Path(folder))
         with OnnxRuntimeSession(bundle.file(variant.file), how.provider, tuning) as session:

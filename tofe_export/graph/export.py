@@ -106,7 +106,7 @@ def export(
         template = trace(checkpoint.model, writer.path("variants/weights").parent, request.output, frames)
         images = as_fed(reference.images, model, checkpoint.preprocessing)
         maker = VariantMaker(writer, checkpoint, template, reference, images, noise, request.float32, say)
-        made = [maker.make(variant) for variant in floats]
+        made = maker.make_all(floats)
         known = [*made, *(base.manifest.variants if base else ())]
         jobs = [
             int8.make_job(v.name, v.precision, v.targets, _named(known, v.twin), known)

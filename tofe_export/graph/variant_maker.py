@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -63,6 +63,14 @@ class VariantMaker:
     def __post_init__(self) -> None:
         file = f"{FOLDER}/{self.template.weights_file}"
         self.weights.append(WeightsFile(file, self.template.weights_sha256, self.template.weights_bytes))
+
+    def make_all(self, planned: Sequence[Planned]) -> list[Variant]:
+        """All of them, in their order. Raises as `make` does.
+
+        Dense ones are made last: what is computed to type them begins as that of the others, which keep it.
+        """
+        made = {one.name: self.make(one) for one in sorted(planned, key=lambda one: one.lowering == "dense")}
+        return [made[one.name] for one in planned]
 
     def make(self, planned: Planned) -> Variant:
         """Write product and probe, and say what they are.

@@ -16,18 +16,26 @@ from tofe_export.errors import BudgetError
 from tofe_export.keep import Measured, Plan, default_profile, fill
 from tofe_export.latency.predict import Predictor
 
+_ROUNDING = 1e-9  # of sums of floats, in ms
+
 
 def solve_ms(predictor: Predictor, budget_ms: float, table: Sequence[Measured] = (), align: int = 1) -> Plan:
     """Keep counts whose predicted latency is at most `budget_ms` per run; their cost is their budget.
 
-    Raises BudgetError: not a time, below what the measured counts reach, or not below the dense model's.
+    Raises BudgetError: not a time, below what the measured counts reach, or not below the dense model's
+    latency (on some devices nothing is).
     """
     cost, entry = predictor.entry.cost, predictor.entry
     ends = _ends(predictor, align)
     fastest = predictor.ms((ends[0],) * cost.stages)
-    if not isfinite(budget_ms) or not fastest <= budget_ms < entry.dense_ms:
+    if fastest >= entry.dense_ms:
         raise BudgetError(
-            f"expected a latency from {fastest:.2f} ms ({ends[0]} tokens in each stage) to below "
+            f"{entry.name}: no latency can be met below the dense model's {entry.dense_ms:.2f} ms, since "
+            f"{ends[0]} tokens in each stage take {fastest:.2f} ms. Ship the dense model"
+        )
+    if not isfinite(budget_ms) or not fastest - _ROUNDING <= budget_ms < entry.dense_ms:
+        raise BudgetError(
+            f"expected a latency from {_printed_up(fastest)} ms ({ends[0]} tokens in each stage) to below "
             f"{entry.dense_ms:.2f} ms (dense) for {entry.name}, found {budget_ms:g} ms: choose one in between"
         )
     name, row, profile = _profile(predictor, budget_ms, table)
@@ -36,6 +44,12 @@ def solve_ms(predictor: Predictor, budget_ms: float, table: Sequence[Measured] =
     source = f"{name}, scaled to {predictor.ms(keep):.2f} ms of {budget_ms:g}"
     price = gmacs(macs(cost, keep))
     return Plan(float(printed(price)), keep, thresholds, source, price)
+
+
+def _printed_up(ms: float) -> str:
+    """Two decimals that are not below `ms`: a latency that a message names must be one that can be met."""
+    shown = f"{ms:.2f}"
+    return shown if float(shown) >= ms - _ROUNDING else f"{ms + 0.005:.2f}"
 
 
 def _ends(predictor: Predictor, align: int) -> tuple[int, int]:

@@ -27,6 +27,8 @@ _CLASSES_ONLY = (
     "head_prefix_macs",
 )  # another head is nothing beside the blocks
 
+_OF_THE_IMAGE = ("tokens", "stem_macs")  # these differ between image sizes of one model
+
 Facts = dict[str, Any]
 
 
@@ -154,9 +156,11 @@ class Table:
     def joined(self, newer: Table, path: Path | str) -> Table:
         """This table with the entries of another run, which replace those of the same key.
 
-        Raises UsageError unless both are of one backbone, machine and way of measuring.
+        Raises UsageError unless both are of one model, machine and way of measuring.
         """
         self._same({"backbone": self.backbone}, {"backbone": newer.backbone}, path, "another model")
+        for entry in newer.entries[:1]:
+            self.require_model(entry.cost, entry.heads, path)
         for part in ("identity", "mode"):
             before, here = (dict(table.machine.get(part, {})) for table in (self, newer))
             self._same(before, here, path, "another machine, or this one in another mode")
@@ -164,6 +168,13 @@ class Table:
         measured = {entry.key for entry in newer.entries}
         kept = (entry for entry in self.entries if entry.key not in measured)
         return newer.with_entries((*kept, *newer.entries))
+
+    def require_model(self, cost: Cost, heads: int, path: Path | str) -> None:
+        """Raise UsageError unless the entries are of such a model, whatever their image size."""
+        for entry in self.entries[:1]:
+            there, here = (_shapes(c) | {"heads": h} for c, h in ((entry.cost, entry.heads), (cost, heads)))
+            same_size = {name: there[name] for name in _OF_THE_IMAGE}
+            self._same(there, here | same_size, path, "another model")
 
     def with_entries(self, entries: Iterable[Entry]) -> Table:
         """The same with these entries, in order."""

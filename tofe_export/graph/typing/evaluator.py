@@ -11,7 +11,7 @@ On a float32 graph nothing is rounded, and it measures how large every tensor ge
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +21,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto
 
-from tofe_export.graph.typing.half import HALVES, Half
-from tofe_export.graph.typing.kernels import Kernel, Kernels
+from tofe_export.graph.typing.common import Beginning, Common, Result
+from tofe_export.graph.typing.kernels import Kernels
+from tofe_export.graph.typing.steps import ROUNDED, Step, steps_of
 from tofe_export.graph.typing.weights import is_external, load
 
 Array = npt.NDArray[Any]
-ROUNDED: Mapping[int, Half] = {half.onnx_type: half for half in HALVES.values()}
 
 
 @dataclass(frozen=True)
@@ -43,22 +43,11 @@ class Overflow:
         return f"{self.node} ({self.operator}) gives {self.magnitude:.1e}"
 
 
-@dataclass(frozen=True)
-class _Step:
-    """One node: how it is computed, and which values nobody reads after it."""
-
-    node: onnx.NodeProto
-    kernel: Kernel
-    inputs: tuple[str, ...]
-    outputs: tuple[tuple[str, Half | None], ...]
-    """Names, and what each is rounded to."""
-    done_with: tuple[str, ...]
-
-
 class Evaluator:
     """A graph ready to be computed; `folder` holds its weights files.
 
-    `decoded` keeps half weights as float32, by their place in a file, for the next graph that reads them.
+    `decoded` keeps half weights as float32, by their place in a file, for the next graph that reads them, and
+    `common` what graphs begin with, for the next graph that begins so.
     """
 
     def __init__(
@@ -67,11 +56,14 @@ class Evaluator:
         folder: Path,
         kernels: Kernels | None = None,
         decoded: dict[str, Array] | None = None,
+        common: Common | None = None,
     ) -> None:
         self.graph = model.graph
         opset = next(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
         self._constants = {t.name: _constant(t, folder, decoded) for t in model.graph.initializer}
-        self._steps = _steps(model, kernels or Kernels(opset))
+        self._steps = steps_of(model, kernels or Kernels(opset))
+        self._beginning = Beginning(model.graph, self._steps)
+        self._common = common or Common()
         self.overflow: Overflow | None = None
         """The first one of all runs so far."""
         self.largest: dict[str, float] = {}
@@ -80,38 +72,37 @@ class Evaluator:
     def run(self, feeds: Mapping[str, Array], *, measure: bool = False) -> dict[str, Array]:
         """Outputs for one set of inputs; with `measure` the size of every tensor is noted in `largest`."""
         values: dict[str, Array] = {**self._constants, **feeds}
-        for step in self._steps:
-            inputs = [values[name] for name in step.inputs]
-            for (name, half), value in zip(step.outputs, step.kernel(inputs), strict=True):
-                values[name] = rounded = value if half is None else half.round(value)
-                if self.overflow is None and not _finite(rounded) and all(map(_finite, inputs)):
-                    self.overflow = Overflow(step.node.name, step.node.op_type, name, _size(value))
-                if measure and value.dtype == np.float32:
-                    self.largest[name] = max(self.largest.get(name, 0.0), _size(value))
+        recalled = self._beginning.recall(feeds, self._common, measured=measure)
+        for place, step in enumerate(self._steps):
+            results = recalled.get(place)
+            if results is None:
+                results = _compute(step, [values[name] for name in step.inputs], measure)
+                recalled.add(place, results)
+            self._take(step, results, values)
             for name in step.done_with:
-                del values[name]
+                values.pop(name, None)
         return {output.name: values[output.name] for output in self.graph.output}
 
+    def _take(self, step: Step, results: Sequence[Result], values: dict[str, Array]) -> None:
+        """Note what a step gave, now or on the same image in another graph."""
+        for (name, _), result in zip(step.outputs, results, strict=True):
+            if result.value is not None:
+                values[name] = result.value
+            if result.overflow is not None and self.overflow is None:
+                self.overflow = Overflow(step.node.name, step.node.op_type, name, result.overflow)
+            if result.size is not None:
+                self.largest[name] = max(self.largest.get(name, 0.0), result.size)
 
-def _steps(model: onnx.ModelProto, kernels: Kernels) -> list[_Step]:
-    """The nodes in order; a value is given up behind its last reader, constants and outputs never."""
-    graph, types = model.graph, _types(model)
-    kept = {tensor.name for tensor in graph.initializer} | {output.name for output in graph.output}
-    last = {name: place for place, node in enumerate(graph.node) for name in (*node.output, *node.input)}
-    done: dict[int, list[str]] = {}
-    for name, place in last.items():
-        if name and name not in kept:
-            done.setdefault(place, []).append(name)
-    return [
-        _Step(
-            node,
-            kernels.prepare(node, types),
-            tuple(name for name in node.input if name),
-            tuple((name, ROUNDED.get(types[name])) for name in node.output if name),
-            tuple(done.get(place, ())),
-        )
-        for place, node in enumerate(graph.node)
-    ]
+
+def _compute(step: Step, inputs: Sequence[Array], measure: bool) -> list[Result]:
+    """Run a node's kernel and round what it gives."""
+    results = []
+    for (_, half), value in zip(step.outputs, step.kernel(inputs), strict=True):
+        rounded = value if half is None else half.round(value)
+        lost = not _finite(rounded) and all(map(_finite, inputs))
+        size = _size(value) if measure and value.dtype == np.float32 else None
+        results.append(Result(rounded, size, _size(value) if lost else None))
+    return results
 
 
 def _constant(tensor: TensorProto, folder: Path, decoded: dict[str, Array] | None) -> Array:
@@ -125,14 +116,6 @@ def _constant(tensor: TensorProto, folder: Path, decoded: dict[str, Array] | Non
     if place not in known:
         known[place] = half.decode(load(_as_bits(tensor), folder))
     return known[place].reshape(tuple(tensor.dims))
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element type of every tensor."""
-    graph = model.graph
-    types = {tensor.name: int(tensor.data_type) for tensor in graph.initializer}
-    values = (*graph.value_info, *graph.input, *graph.output)
-    return types | {value.name: int(value.type.tensor_type.elem_type) for value in values}
 
 
 def _as_bits(tensor: TensorProto) -> TensorProto:

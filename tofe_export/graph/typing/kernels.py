@@ -45,6 +45,8 @@ class Kernel:
     session: InferenceSession
     names: tuple[str, ...]
     """Of the session's inputs."""
+    kind: bytes
+    """Equal for nodes that compute the same of equal inputs."""
 
     def __call__(self, inputs: Sequence[Array]) -> list[Array]:
         """Outputs of the node on the arrays of its non-empty inputs."""
@@ -62,17 +64,14 @@ class Kernels:
 
     def prepare(self, node: onnx.NodeProto, types: Mapping[str, int]) -> Kernel:
         """The kernel of a node; `types` are all tensors' element types."""
-        session = self._session(node, types)
-        return Kernel(session, tuple(value.name for value in session.get_inputs()))
-
-    def _session(self, node: onnx.NodeProto, types: Mapping[str, int]) -> InferenceSession:
         kind = _anonymous(node)
         ins = [(new, emulated(types[old])) for new, old in zip(kind.input, node.input, strict=True) if old]
         outs = [(new, emulated(types[old])) for new, old in zip(kind.output, node.output, strict=True) if old]
         key = kind.SerializeToString(deterministic=True) + repr(ins).encode()
         if key not in self._sessions:
             self._sessions[key] = self._make(kind, ins, outs)
-        return self._sessions[key]
+        session = self._sessions[key]
+        return Kernel(session, tuple(value.name for value in session.get_inputs()), key)
 
     def _make(
         self, node: onnx.NodeProto, ins: Sequence[tuple[str, int]], outs: Sequence[tuple[str, int]]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from tofe_export.graph.typing.common import Common
 from tofe_export.graph.typing.evaluator import Evaluator
 from tofe_export.graph.typing.kernels import Kernels
 from tofe_export.runtime.session import Array, Session, TensorInfo
@@ -15,7 +16,7 @@ from tofe_export.runtime.session import Array, Session, TensorInfo
 class RoundingSession(Session):
     """A graph under the evaluator; `folder` holds its weights, `measure` notes how large tensors get.
 
-    `decoded`: see `Evaluator`.
+    `decoded` and `common`: see `Evaluator`.
     """
 
     provider = "rounding evaluator"
@@ -28,9 +29,10 @@ class RoundingSession(Session):
         *,
         measure: bool = False,
         decoded: dict[str, Array] | None = None,
+        common: Common | None = None,
     ) -> None:
         self._measure = measure
-        self.evaluator = Evaluator(model, folder, kernels, decoded)
+        self.evaluator = Evaluator(model, folder, kernels, decoded, common)
         self.inputs = {value.name: _info(value) for value in model.graph.input}
         self.outputs = {value.name: _info(value) for value in model.graph.output}
 

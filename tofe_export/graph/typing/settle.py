@@ -20,13 +20,14 @@ import onnx
 import onnx_graphsurgeon as gs
 
 from tofe_export.errors import PrecisionError
+from tofe_export.graph.typing.common import Common
 from tofe_export.graph.typing.evaluator import Overflow
 from tofe_export.graph.typing.half import Half
 from tofe_export.graph.typing.islands import required
 from tofe_export.graph.typing.kernels import Kernels
 from tofe_export.graph.typing.magnitudes import Magnitudes
 from tofe_export.graph.typing.session import RoundingSession
-from tofe_export.graph.typing.typed import type_graph
+from tofe_export.graph.typing.typed import type_imported
 from tofe_export.graph.typing.weights import HalfWeights, largest_constants
 from tofe_export.runtime.session import Array
 from tofe_export.verify.case import Case
@@ -92,6 +93,8 @@ class Settler:
     say: Callable[[str], None] = lambda text: None
     decoded: dict[str, Array] = field(default_factory=dict)
     """Half weights as float32, which all graphs share."""
+    common: Common = field(default_factory=Common)
+    """What graphs begin with in common, by image."""
 
     def settle(self, case: Case, product: onnx.ModelProto, probe: onnx.ModelProto | None) -> Settled:
         """Find what must stay float32 in the bound float32 graphs of `case` (probe None: dense).
@@ -126,7 +129,7 @@ class Settler:
     def measure(self, case: Case, product: onnx.ModelProto, probe: onnx.ModelProto | None) -> Magnitudes:
         """Magnitudes in a float32 graph on all images of `case`."""
         model = product if probe is None else probe
-        session = RoundingSession(model, self.folder, self.kernels, measure=True)
+        session = RoundingSession(model, self.folder, self.kernels, measure=True, common=self.common)
         if probe is None:
             run_product(case, session)
         else:
@@ -145,7 +148,8 @@ class Settler:
         """Type the graphs by `magnitudes`, compute them with every half tensor rounded, and judge."""
         typed = [self._type(model, magnitudes, asked) for model in (product, probe) if model is not None]
         closed, *opened = [
-            RoundingSession(made.graph, self.folder, self.kernels, decoded=self.decoded) for made in typed
+            RoundingSession(made.graph, self.folder, self.kernels, decoded=self.decoded, common=self.common)
+            for made in typed
         ]
         runs = run_all(case, limits, closed, opened[0] if opened else None)
         seen = [session.evaluator.overflow for session in (closed, *opened)]
@@ -160,8 +164,9 @@ class Settler:
     def _type(self, model: onnx.ModelProto, magnitudes: Magnitudes, asked: Sequence[str]) -> Typed:
         copy = onnx.ModelProto()
         copy.CopyFrom(model)
-        held = required(gs.import_onnx(copy), self.half, magnitudes, asked)
-        return Typed(model, *type_graph(model, self.half, held, self.weights, {}))
+        graph = gs.import_onnx(copy)
+        held = required(graph, self.half, magnitudes, asked)
+        return Typed(model, *type_imported(graph, self.half, held, self.weights, {}))
 
     def _with(self, magnitudes: Magnitudes, overflow: Overflow) -> Magnitudes:
         """Magnitudes, and what was seen to overflow; a casted tensor is named after the one it copies."""

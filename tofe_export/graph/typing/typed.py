@@ -37,7 +37,17 @@ def type_graph(
     Raises:
         BuildFailed: the result is not a valid typed graph: a bug here, never the user's fault.
     """
-    graph = _import(model)
+    return type_imported(_import(model), half, required, weights, metadata)
+
+
+def type_imported(
+    graph: gs.Graph,
+    half: Half,
+    required: Mapping[str, str],
+    weights: HalfWeights | None,
+    metadata: Mapping[str, str],
+) -> tuple[onnx.ModelProto, dict[str, str]]:
+    """The same of a graph that was imported already, and that nobody else needs."""
     float32 = float32_nodes(graph, required)
     with G_LOGGER.suppress(G_LOGGER.ERROR):  # it warns of every bfloat16 constant, which it need not read
         graph = run([TypeGraphPass(half, float32, weights)], graph)
