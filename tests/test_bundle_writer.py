@@ -19,7 +19,7 @@ from tofe_export import bundle_writer, directories
 from tofe_export.bundle import Bundle
 from tofe_export.bundle_writer import BundleWriter
 from tofe_export.errors import WriteError
-from tofe_export.files import sha256_bytes
+from tofe_export.files import sha256_bytes, write_atomic
 from tofe_export.manifest import Manifest
 
 Build = Callable[[Path], Bundle]
@@ -172,6 +172,13 @@ def test_a_failed_write_in_the_body_becomes_a_write_error(bundle: Bundle, tmp_pa
     with pytest.raises(WriteError, match="free some space"), BundleWriter(bundle.path, bundle):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert tree(bundle.path) == before
+    assert names(tmp_path) == ["bundle"]
+
+
+def test_an_error_of_what_writes_names_the_bundle(bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(WriteError) as error, BundleWriter(bundle.path, bundle) as writer:
+        write_atomic(writer.path("variants/no") / "weights.bin", b"")
+    assert str(error.value).startswith(f"{bundle.path}/variants/no/weights.bin could not be written: ")
     assert names(tmp_path) == ["bundle"]
 
 

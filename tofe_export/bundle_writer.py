@@ -69,6 +69,8 @@ class BundleWriter:
         if isinstance(error, OSError):  # a graph or weights file that could not be written
             with writing(self.shown):
                 raise error
+        if isinstance(error, WriteError):  # people know the bundle, not the hidden folder it is built in
+            raise WriteError(str(error).replace(str(self._staging), str(self.shown))) from error
 
     def path(self, relative: str) -> Path:
         """Where to write a file of the new bundle; a file of the base that has this name is removed.
