@@ -7,6 +7,7 @@ from shlex import quote
 from typing import Any
 
 from tofe_export.cli import bundles, calibrate_pictures, console, host, int8_options, int8_report, options
+from tofe_export.errors import UsageError
 
 DEFAULT_PRECISIONS = ("int8",)
 VARIANT_FILTERS = ("names", "budgets", "lowerings", "batches")
@@ -17,17 +18,22 @@ def calibrate_bundle(
 ) -> None:
     """Add INT8 variants of the float32 variants that were picked.
 
-    Raises what `int8.add_int8` does, VariantError where nothing is picked, ImageError, and VerdictFailed
-    where TensorRT would not take what was made.
+    Raises what `int8.add_int8` does, UsageError for another precision, VariantError where nothing is picked,
+    ImageError, and VerdictFailed where TensorRT would not take what was made.
     """
     host.require_export()
-    from tofe_export.calibration.int8 import add_int8
+    from tofe_export.calibration.int8 import FORMS, add_int8
     from tofe_export.cli.onnx import lint_targets
 
+    precisions = given["precisions"] or DEFAULT_PRECISIONS
+    if others := [name for name in precisions if name not in FORMS]:
+        raise UsageError(
+            f"--precision {','.join(others)}: expected what is calibrated, {' or '.join(FORMS)}. Others are "
+            "made by tofe-export onnx"
+        )
     bundle = bundles.open_bundle(path or options.DEFAULT_BUNDLE)
     filters = {name: given[name] for name in VARIANT_FILTERS}
     twins = bundle.select(**filters, precisions=("fp32",))
-    precisions = given["precisions"] or DEFAULT_PRECISIONS
     manifest = bundle.manifest
     stream = pictures.open(manifest.preprocessing, frames=manifest.model.takes_frames)
     chosen, settings = int8_options.pictures_of(stream), int8_options.settings_of(given)

@@ -263,6 +263,8 @@ def test_latencies_of_another_model(made: Path, tmp_path: Path) -> None:
         (("--budget", 7), 2, "no variant with budget 7.00"),
         (("--variant", "nosuch"), 2, "no variant with variant nosuch"),
         (("--num-images", 99), 3, "at least 99 pictures"),
+        (("--num-images", 1), 3, "at least 2 pictures to calibrate INT8 with, found 1"),
+        (("--precision", "int8,fp16"), 2, "--precision fp16: expected what is calibrated, int8 or int8fp16"),
     ],
 )
 def test_wrong_input_of_a_bundle(
