@@ -7,6 +7,7 @@ micro-batches between processes: every draw is keyed by the sample or the step.
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -63,9 +64,11 @@ def leave(accelerator: Accelerator) -> None:
     """Wait for the other processes, then end the connection; for the end of a process's work.
 
     A process that ends while connected may abort, and the launcher then stops those that are still writing.
+    Trainings that failed are held by their errors' frames, and hold the connection: they are collected first.
     """
     if accelerator.num_processes > 1:
         accelerator.wait_for_everyone()
+        gc.collect()
         accelerator.end_training()
 
 

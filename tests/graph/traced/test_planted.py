@@ -93,7 +93,7 @@ def test_an_answer_that_is_too_far_off_holds_the_stream_or_fails(
     case = traced("deit")
     wanted = Request(keep=case.keep, precisions=("fp32", "fp16"))
     monkeypatch.setattr(settle, "limits_for", lambda *_: Limits(1e-9, 1e-9))
-    message = r"dense-fp16-b1: float16 does not give .* even with residual stream in float32: logits: largest"
+    message = r"-scatter-fp16-b1: float16 does not give .* with residual stream in float32: scores: largest"
     with pytest.raises(PrecisionError, match=message):
         exported(case, tmp_path / "bundle", pictures(), wanted)
     assert list(tmp_path.iterdir()) == []
