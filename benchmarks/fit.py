@@ -1,6 +1,6 @@
 """`fit` against training, against ToMe, and against chance, on scikit-learn's digits or on CIFAR-10.
 
-    python benchmarks/fit.py [--size small] [--seeds 0,1,2] [--images 256,898]
+    python benchmarks/fit.py [--size small] [--seeds 0,1,2] [--images 256,1024,4096]
     python benchmarks/fit.py --size medium --data CIFAR10 [--images 256,1024,4096]
     python benchmarks/fit.py [--size medium] --table
 
@@ -8,10 +8,10 @@ The setting, the dense backbones and the trained opponents are those of the accu
 (`accuracy/run.py --size SIZE --arms tofe`, whose results file must have the arms "backbone" and "tofe" of
 these seeds; --work is its folder of backbones). Digits has 898 training images; more would be copies of them,
 moved by up to two pixels as in training. Everything is judged on the test images: accuracy, and the
-divergence from and agreement with the dense model. ToMe gets the MACs that the fitted model really executes:
-as it is, and tuned on the same images by the same steps as `fit`. Seconds are those of the processor, on one
-thread. Writes `results/fit_SIZE.json` after every run, so that it may be stopped; --table prints what is
-there as Markdown.
+divergence from and agreement with the dense model. ToMe gets the MACs that the model fitted on most images
+really executes: as it is, and tuned on the same images by the same steps as `fit`. On most images `fit` is
+also run with selections at the paper's locations. Seconds are those of the processor, on one thread. Writes
+`results/fit_SIZE.json` after every run, so that it may be stopped; --table prints what is there as Markdown.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ from torch import Tensor
 from tofe_export.budget import gmacs, macs, macs_executed, printed
 from tofe_export.calibration.divergence import divergence
 from tofe_export.fitting.fit import Done, Options, fit
+from tofe_export.fitting.locations import Choice, candidates, choose, moved
 from tofe_export.fitting.original import Original
 from tofe_export.fitting.tune import learn
 from tofe_export.model.freezer import StaticFreezer
@@ -56,13 +57,13 @@ LABELS = {
     "counts": "fit: + counts by measurement",
     "blocks": "fit: + blocks refitted",
     "tune": "fit",
+    "default": "fit, at the paper's locations",
     "tome tuned": "ToMe, tuned likewise",
     "trained": "ToFe, trained with labels",
     "tome": "ToMe, off the shelf",
     "random": "identity, random selection",
-    "dense": "dense",
 }
-IMAGES = {"small": (256, 898), "medium": (256, 1024, 4096)}
+IMAGES = (256, 1024, 4096)
 TRAINED_ON = {"small": ("Digits", 898), "medium": ("CIFAR-10", 50_000)}
 Row = dict[str, Any]
 
@@ -84,6 +85,10 @@ class Test:
             "agreement": float((answer.argmax(1) == self.dense.argmax(1)).double().mean()),
             "divergence": float(divergence(answer, self.dense, True).mean()),
         }
+
+    def of_dense(self) -> Row:
+        """The model that all answers are compared with."""
+        return self.judge([self.dense])
 
     def of_model(self, model: ToFe, keep: tuple[int, ...]) -> Row:
         """A ToFe model with static counts."""
@@ -114,7 +119,7 @@ def main() -> None:
     for seed in options.seeds or size.seeds[:3]:
         start = start_of(size, seed, options.work, options.data)
         for share in options.shares or size.budgets:
-            for count in options.images or IMAGES[size.name]:
+            for count in sorted(options.images or IMAGES, reverse=True):
                 if any((row["seed"], row["share"], row["images"]) == (seed, share, count) for row in rows):
                     continue
                 new = list(run(start, share, count))
@@ -137,32 +142,53 @@ def run(start: Start, share: float, count: int) -> Iterator[Row]:
     test = Test(start)
     budget = float(printed(share * dense_macs_of(start.dense) / 1e9))
     key: Row = {"seed": start.seed, "share": share, "budget_gmacs": budget}
-    torch.manual_seed(start.seed)
-    model = ToFe(start.backbone(), Structure(start.dense.locations))
     pool, judging = unlabelled(start, count)
-    steps: list[Row] = []
-    clock = [time.process_time(), 0.0]  # since when, and spent so far
-
-    def told(done: Done) -> None:
-        clock[1] += time.process_time() - clock[0]
-        found = test.of_model(model, done.keep)
-        steps.append(
-            key | {"arm": done.name, "images": count, "taken": done.taken, "seconds": clock[1]} | found
-        )
-        clock[0] = time.process_time()
-
     images, held_out = list(pool[~judging].split(BATCH)), list(pool[judging].split(BATCH))
-    fitted = fit(model, images, held_out, budget, Options(seed=start.seed), told=told)
-    steps[-1] |= {"selectors": fitted.way.name, "dense_now": fitted.dense._asdict()}
-    yield from steps
+    began = time.process_time()
+    model = ToFe(start.backbone(), Structure(start.dense.locations))
+    places = candidates(len(start.dense.blocks), start.dense.locations)
+    choice = choose(model, places, images, budget, seed=start.seed)
+    taken = time.process_time() - began
+    steps = list(fitted(start, choice, (images, held_out), budget, test, taken))
     executed = steps[-1]["executed"] * 1e9
+    yield from (key | {"images": count} | step for step in steps)
+    if count == IMAGES[-1]:
+        default = Choice(start.dense.locations, {})
+        *_, last = fitted(start, default, (images, held_out), budget, test, 0.0)
+        yield key | {"images": count} | last | {"arm": "default"}
     tome = ToMe.for_macs(start.backbone(), executed)
     none = key | {"images": 0, "seconds": 0.0}
+    yield none | {"arm": "dense"} | test.of_dense()
     yield none | {"arm": "tome"} | test.of_rival(tome)
-    if count == IMAGES[start.size.name][-1]:
+    if count == IMAGES[-1]:
         yield key | {"arm": "tome tuned", "images": count} | tuned_tome(tome, start, images, test)
     pattern = FixedPattern.for_macs(start.backbone(), start.dense.locations, "random", executed)
     yield none | {"arm": "random"} | test.of_rival(pattern)
+
+
+def fitted(
+    start: Start,
+    choice: Choice,
+    images: tuple[Sequence[Tensor], Sequence[Tensor]],
+    budget: float,
+    test: Test,
+    taken: float,
+) -> Iterator[Row]:
+    """Every step of fitting a fresh model with selections at the chosen locations, judged."""
+    model = moved(ToFe(start.backbone(), Structure(start.dense.locations)), choice.locations, start.seed)
+    steps: list[Row] = []
+    clock = [time.process_time(), taken]  # since when, and spent so far
+
+    def told(done: Done) -> None:
+        clock[1] += time.process_time() - clock[0]
+        row = {"arm": done.name, "taken": done.taken, "seconds": clock[1]}
+        steps.append(row | test.of_model(model, done.keep))
+        clock[0] = time.process_time()
+
+    found = fit(model, *images, budget, Options(seed=start.seed), told=told)
+    facts = {"selectors": found.way.name, "dense_now": found.dense._asdict(), "locations": choice.to_json()}
+    yield from steps[:-1]
+    yield steps[-1] | facts
 
 
 def tuned_tome(tome: ToMe, start: Start, images: Sequence[Tensor], test: Test) -> Row:
@@ -203,9 +229,10 @@ def table(rows: Sequence[Row], size: Size) -> Iterator[str]:
     """Means over seeds, one table per budget, with the trained model's accuracy beside them."""
     records = Results(Results.default(size), size).records
     seeds = sorted({row["seed"] for row in rows})
-    dense = [r.accuracy for r in records if r.arm == "backbone" and r.seed in seeds]
+    dense = {row["seed"]: row["accuracy"] for row in rows if row["arm"] == "dense"}
+    rows = [row for row in rows if row["arm"] != "dense"]
     task, trained_on = TRAINED_ON[size.name]
-    yield f"{task}, seeds {', '.join(map(str, seeds))}; dense accuracy {_percent(dense)} %."
+    yield f"{task}, seeds {', '.join(map(str, seeds))}; dense accuracy {_percent(list(dense.values()))} %."
     for share in sorted({row["share"] for row in rows}):
         here = [row for row in rows if row["share"] == share]
         yield from ("", f"**{share:.1%} of the dense cost, {here[0]['budget_gmacs']} GMACs**", "")
@@ -247,12 +274,12 @@ def _options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     numbers = lambda text: [int(part) for part in text.split(",")]  # noqa: E731 - a type of argparse
-    parser.add_argument("--size", choices=sorted(IMAGES), default="small")
+    parser.add_argument("--size", choices=sorted(TRAINED_ON), default="small")
     parser.add_argument("--data", type=Path, help="CIFAR-10, for --size medium")
     parser.add_argument("--work", type=Path, default=WORK, help="folder of dense backbones")
     parser.add_argument("--seeds", type=numbers, help="default: the first three of the size")
     parser.add_argument("--shares", type=lambda text: [float(part) for part in text.split(",")])
-    parser.add_argument("--images", type=numbers, help="default: 256,898 or 256,1024,4096")
+    parser.add_argument("--images", type=numbers, help="default: 256,1024,4096")
     parser.add_argument("--table", action="store_true", help="print the results as Markdown")
     return parser.parse_args()
 

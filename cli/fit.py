@@ -18,6 +18,7 @@ from tofe_export.errors import UsageError
 
 if TYPE_CHECKING:
     from tofe_export.fitting.fit import Fitted
+    from tofe_export.fitting.locations import Choice
     from tofe_export.model.checkpoint import Checkpoint
 
 _FILE = options.PATH
@@ -50,9 +51,14 @@ _FILE = options.PATH
     is_flag=True,
     help="Leave the backbone's weights as they are, at some cost in fidelity.",
 )
-@click.option("--no-search", is_flag=True, help="Keep counts in the paper's proportions, not measured ones.")
+@click.option(
+    "--no-search",
+    is_flag=True,
+    help="The paper's locations and proportions of keep counts, not measured ones.",
+)
 @options.align
-@model_options.structure
+@model_options.locations("the best of several, by measurement")
+@model_options.modules
 @model_options.architecture
 @model_options.preparation
 @click.option(
@@ -82,18 +88,18 @@ def command(
 ) -> None:
     """Make a dense model keep fewer tokens, from pictures alone.
 
-    Selectors, approximators and keep counts are fitted to the dense model's own features and answers, for one
-    budget (GMACs). Then the backbone learns to answer alike from fewer tokens, unless --keep-backbone is
-    given.
+    Where tokens are selected, selectors, approximators and keep counts are fitted to the dense model's own
+    features and answers, for one budget (GMACs). Then the backbone learns to answer alike from fewer tokens,
+    unless --keep-backbone is given.
     """
     if len(budgets) != 1:
         found = "none" if not budgets else str(len(budgets))
         raise UsageError(f"fit makes a model for one budget: expected one --budget, found {found}")
     outputs.check(out, force=force)
     host.require_export()
-    checkpoint, fitted = fit(images, num_images, budgets[0], **rest)
+    checkpoint, fitted, choice = fit(images, num_images, budgets[0], **rest)
     checkpoint.save(out)
-    console.say(fit_report.text(fitted))
+    console.say(fit_report.text(fitted, choice))
     console.say(
         f"\nwrote {out}; export it with: tofe-export onnx --ckpt {quote(str(out))} --budget {budgets[0]:g}\n"
         "If you have labels and a GPU, compare with: tofe-export train"
@@ -114,21 +120,25 @@ def fit(
     batch_size: int,
     device: str | None,
     max_corrupt: float,
+    locations: tuple[int, ...],
     **model: Any,  # noqa: ANN401 - what `model_options.build` takes
-) -> tuple[Checkpoint, Fitted]:
+) -> tuple[Checkpoint, Fitted, Choice]:
     """Put model and pictures together, and fit."""
     from tofe_export.cli.eval import find_device
     from tofe_export.fitting.checkpoint import fit_checkpoint
     from tofe_export.fitting.fit import Options
+    from tofe_export.fitting.locations import candidates, within_reach
     from tofe_export.fitting.modules import check_structure
-    from tofe_export.keep import solve
 
-    checkpoint = model_options.build(seed=seed, made_by="tofe-export fit", **model)
+    checkpoint = model_options.build(seed=seed, made_by="tofe-export fit", locations=locations, **model)
     check_structure(checkpoint.model)
-    solve(checkpoint.model.cost(), budget, (), align)  # before pictures are read
+    here = checkpoint.model.structure.locations
+    fixed = bool(locations) or no_search
+    places = [here] if fixed else candidates(len(checkpoint.model.backbone.blocks), here)
+    places = within_reach(checkpoint.model, places, budget, align)  # before pictures are read
     checkpoint.model.to(find_device(device))
     pictures = calibrate_pictures.Given(images, num_images, seed, batch_size, max_corrupt)
     stream = pictures.open(checkpoint.preprocessing)
     chosen = Options(search=not no_search, steps=steps, backbone=not keep_backbone, align=align, seed=seed)
     with console.progress("fit:", None) as bar:
-        return fit_checkpoint(checkpoint, stream, budget, chosen, bar.show)
+        return fit_checkpoint(checkpoint, stream, budget, chosen, bar.show, places)

@@ -10,6 +10,7 @@ from tofe_export.cli import console
 if TYPE_CHECKING:
     from tofe_export.calibration.divergence import Loss
     from tofe_export.fitting.fit import Done, Fitted
+    from tofe_export.fitting.locations import Choice
 
 _WHAT = {
     "modules": "selectors, approximators",
@@ -19,12 +20,14 @@ _WHAT = {
 }
 
 
-def text(fitted: Fitted) -> str:
+def text(fitted: Fitted, choice: Choice) -> str:
     """The steps, then the result in words."""
     headers = ("step", "divergence", "same class", "seconds", "")
     rows = [_row(done) for done in fitted.done]
     keep = "/".join(map(str, fitted.keep))
     lines = [
+        _locations(choice),
+        "",
         console.table(headers, rows, right=(1, 2, 3)),
         "",
         f"budget {printed(fitted.budget_gmacs)} GMACs: keep {keep}, {printed(fitted.gmacs)} GMACs (paper's); "
@@ -39,6 +42,14 @@ def text(fitted: Fitted) -> str:
             + ". --keep-backbone leaves it as it was."
         )
     return "\n".join(lines)
+
+
+def _locations(choice: Choice) -> str:
+    chosen = f"selections before blocks {', '.join(map(str, choice.locations))}"
+    if not choice.tried:
+        return chosen
+    tried = ", ".join(f"{'/'.join(map(str, place))} {loss:.4f}" for place, loss in choice.tried.items())
+    return f"{chosen}: the least divergence on some of the pictures ({tried})"
 
 
 def _row(done: Done) -> tuple[object, ...]:

@@ -23,14 +23,23 @@ Command = TypeVar("Command", bound="Callable[..., Any]")
 
 def structure(command: Command) -> Command:
     """The choices that the paper compares: selector, approximator, reuse, and where selections happen."""
+    return locations("the paper's for this depth")(modules(command))
+
+
+def locations(default: str) -> Callable[[Command], Command]:
+    """Where selections happen; `default` says where unless told."""
+    return click.option(
+        "--locations",
+        metavar="B1,B2,...",
+        default="",
+        callback=_on_locations,
+        help=f"Blocks (from 0) before which selections happen.  [default: {default}]",
+    )
+
+
+def modules(command: Command) -> Command:
+    """Selector, approximator, reuse."""
     for option in (
-        click.option(
-            "--locations",
-            metavar="B1,B2,...",
-            default="",
-            callback=_on_locations,
-            help="Blocks (from 0) before which selections happen.  [default: the paper's for this depth]",
-        ),
         click.option(
             "--no-reuse", is_flag=True, help="Frozen tokens are gone for good (the paper's ablation)."
         ),

@@ -149,9 +149,9 @@ MEDIUM = Size(
     arguments={
         "img_size": [32, 32],
         "patch_size": 4,
-        "embed_dim": 96,
+        "embed_dim": 64,
         "depth": 8,
-        "num_heads": 3,
+        "num_heads": 2,
         "mlp_ratio": 2,
         "num_classes": 10,
     },
@@ -159,9 +159,9 @@ MEDIUM = Size(
     compared=(0.375, 0.5, 0.7),
     seeds=(0,),
     batch_size=128,
-    dense_epochs=12,
+    dense_epochs=6,
     dense_lr=2e-3,
-    epochs=4,
+    epochs=2,
     rates={
         "tofe": Rates(2e-3, 0.25),
         "dynamicvit": Rates(2e-3, 0.25),
@@ -180,7 +180,6 @@ MEDIUM = Size(
         "smoothing": 0.1,
         "ema": 0,
         "clip_grad": 1.0,
-        "precision": "bf16",
     },
 )
 

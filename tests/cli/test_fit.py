@@ -93,7 +93,11 @@ def test_what_fit_writes_other_commands_take(fit: Call, folder: Path, tmp_path: 
     (row,) = checkpoint.table
     assert (row.source, row.budget_gmacs) == ("fit", float(BUDGET))
     assert row.thresholds is not None
-    assert len(row.thresholds) == 3
+    tried = json.loads(report.read_text())["fit"]["locations"]["tried"]
+    assert set(tried) == {"1/2/3", "1/2"}
+    places = "/".join(map(str, checkpoint.model.structure.locations))
+    assert tried[places] == min(tried.values())
+    assert len(row.keep) == len(row.thresholds) == len(checkpoint.model.structure.locations)
     images = checkpoint.history["calibration"][0]["images"]
     assert (images["count"], images["folder"]) == (48, "pictures")
     assert json.loads(report.read_text())["fit"]["keep"] == list(row.keep)
@@ -124,11 +128,22 @@ def test_the_backbone_can_be_kept(fit: Call, folder: Path, tmp_path: Path) -> No
     result = fit("--out", out, "--steps", 0, "--keep-backbone", "--no-search")
     assert result.exit_code == 0, result.output
     assert "refitted" not in result.output
+    assert "selections before blocks 1, 2, 3\n" in result.output
     from tofe_export.model.checkpoint import load_checkpoint
 
     weights = load_checkpoint(out).model.backbone.vit.state_dict()
     given = torch.load(folder / "backbone.pth", weights_only=True)
     assert all(weights[name].equal(given[name]) for name in given)
+
+
+def test_locations_that_were_asked_for_stay(fit: Call, tmp_path: Path) -> None:
+    from tofe_export.model.checkpoint import load_checkpoint
+
+    out = tmp_path / "tofe.pt"
+    result = fit("--out", out, "--steps", 0, "--locations", "1,3")
+    assert result.exit_code == 0, result.output
+    assert "selections before blocks 1, 3\n" in result.output
+    assert load_checkpoint(out).model.structure.locations == (1, 3)
 
 
 @pytest.mark.parametrize(
@@ -178,6 +193,7 @@ def test_the_report_says_what_was_undone(capsys: Any) -> None:
     from tofe_export.calibration.divergence import Loss
     from tofe_export.cli.fit_report import text
     from tofe_export.fitting.fit import Done, Fitted
+    from tofe_export.fitting.locations import Choice
     from tofe_export.fitting.modules import Way
 
     done = (
@@ -185,7 +201,8 @@ def test_the_report_says_what_was_undone(capsys: Any) -> None:
         Done("blocks", Loss(0.6, 0.7), False, 2.0),
     )
     fitted = Fitted(2.0, (9, 5, 2), 1.99, Way("update", 0.0), done, Loss(0.0, 1.0), 5.0)
-    said = text(fitted)
+    said = text(fitted, Choice((1, 4), {(2, 4): 0.25, (1, 4): 0.125}))
+    assert "before blocks 1, 4: the least divergence on some of the pictures (2/4 0.2500, 1/4 0.1250)" in said
     assert "did not help: undone" in said
     assert "keep 9/5/2" in said
     assert "run dense" not in said  # the backbone is what it was
@@ -198,4 +215,6 @@ def test_the_report_says_what_was_undone(capsys: Any) -> None:
         Loss(0.1, float("nan")),
         1,
     )
-    assert "run dense, the model is 0.1000 from what it was. --keep-backbone" in text(headless)
+    assert "run dense, the model is 0.1000 from what it was. --keep-backbone" in text(
+        headless, Choice((3,), {})
+    )

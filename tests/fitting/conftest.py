@@ -20,6 +20,7 @@ KINDS: dict[str, tuple[str, dict[str, Any]]] = {
     "layer scale": ("deit3_small_patch16_224", TIMM),
     "average pooling": ("vit_tiny_patch16_224", TIMM | {"global_pool": "avg"}),
     "lv_vit": ("lvvit_s", LV),
+    "wide lv_vit": ("lvvit_s", LV | {"embed_dim": 64}),  # a budget tells its tokens from its stem
     "headless": ("vit_tiny_patch16_224", TIMM | {"num_classes": 0}),
 }
 
