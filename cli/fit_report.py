@@ -53,7 +53,9 @@ def _locations(choice: Choice) -> str:
 
 
 def _row(done: Done) -> tuple[object, ...]:
-    note = "" if done.taken else "did not help: undone"
+    part = done.facts.get("part", 1.0)
+    note = f"{part:.0%} of the way" if part < 1 else ""
+    note = note if done.taken else "did not help: undone"
     return (_WHAT[done.name], *_figures(done.loss), f"{done.seconds:.0f}", note)
 
 

@@ -199,11 +199,13 @@ def test_the_report_says_what_was_undone(capsys: Any) -> None:
     done = (
         Done("modules", Loss(0.5, 0.75), True, 3.0),
         Done("blocks", Loss(0.6, 0.7), False, 2.0),
+        Done("tune", Loss(0.4, 0.8), True, 2.0, {"part": 0.25}),
     )
     fitted = Fitted(2.0, (9, 5, 2), 1.99, Way("update", 0.0), done, Loss(0.0, 1.0), 5.0)
     said = text(fitted, Choice((1, 4), {(2, 4): 0.25, (1, 4): 0.125}))
     assert "before blocks 1, 4: the least divergence on some of the pictures (2/4 0.2500, 1/4 0.1250)" in said
     assert "did not help: undone" in said
+    assert "25% of the way" in said
     assert "keep 9/5/2" in said
     assert "run dense" not in said  # the backbone is what it was
     headless = Fitted(

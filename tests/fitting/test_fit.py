@@ -125,3 +125,29 @@ def test_what_cannot_be_fitted_is_refused(make_model: Make, make_images: Images)
 def test_where_the_search_for_counts_starts() -> None:
     assert [name for name, _ in starts((5, 3, 1))] == ["as they are", "equal", "halving", "steep", "paper's"]
     assert [len(profile) for _, profile in starts((5, 3))] == [2, 2, 2, 2]
+
+
+def test_tuning_that_went_too_far_is_taken_part_of_the_way(
+    make_model: Make, make_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a refit brings is put at a quarter of the way that tuning seems to go."""
+    import tofe_export.fitting.fit as module
+
+    good, model = make_model(), make_model()
+    images, held_out, budget = make_images(good), make_images(good, seed=1), budget_of(good)
+    refitted = fit(good, images, held_out, budget, Options(ways=FEW, search=False, steps=0))
+    assert refitted.done[-1].taken
+
+    def too_far(tuned: ToFe, *rest: object) -> None:
+        target = good.state_dict()
+        with torch.no_grad():
+            for name, weight in tuned.state_dict().items():
+                weight.add_(4 * (target[name] - weight))
+
+    monkeypatch.setattr(module, "refit", lambda *rest: [])
+    monkeypatch.setattr(module, "tune", too_far)
+    found = fit(model, images, held_out, budget, Options(ways=FEW, search=False, steps=1))
+    done = found.done[-1]
+    assert (done.name, done.taken, done.facts["part"]) == ("tune", True, 0.25)
+    assert found.loss.divergence == pytest.approx(refitted.loss.divergence, rel=1e-3)
+    assert layer_of(model).weight.allclose(layer_of(good).weight, atol=1e-5)

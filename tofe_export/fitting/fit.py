@@ -3,7 +3,7 @@
     ways      all modules fitted in several ways; the way whose answers diverge least is taken
     counts    the budget shared out among the stages by measurement
     blocks    the blocks' last layers refitted for fewer keys
-    tune      backbone and approximators tuned together on the dense model's answers
+    tune      backbone and approximators tuned together on the dense model's answers, all or part of the way
 
 Everything is fitted on `images`, and every choice among many is made there; `held_out` judges the steps,
 against the dense model as it was. A step that does not help there is undone, so each can only cost time.
@@ -44,6 +44,9 @@ FEW = 128
 
 TRIED = 256
 """Images on which ways and counts are compared."""
+
+PARTS = (1.0, 0.5, 0.25)
+"""Of the way that tuning went; the held-out images say how much of it is kept."""
 
 Keep = tuple[int, ...]
 Say = Callable[[str], None]
@@ -246,7 +249,23 @@ class _Run:
             self.say,
             options.backbone,
         )
-        self._take("tune", began, before, {"steps": options.steps})
+        way = self._part_of_the_way(before)
+        self._take("tune", began, before, {"steps": options.steps, "part": way})
+
+    def _part_of_the_way(self, before: dict[str, Tensor]) -> float:
+        """Go back from the tuned weights towards those before, as far as it helps; returns what is left.
+
+        Weights in between answer better than both ends where tuning went too far for the few images that it
+        saw ("Robust fine-tuning of zero-shot models", Wortsman et al., CVPR 2022).
+        """
+        after = _state(self.model)
+        found: list[tuple[float, float]] = []
+        for part in PARTS:
+            self.model.load_state_dict(_between(before, after, part))
+            found.append((self.judge.judge([self.keep])[0].divergence, part))
+        part = min(found, key=lambda pair: pair[0])[1]
+        self.model.load_state_dict(_between(before, after, part))
+        return part
 
     def _modules(self, way: Way, fresh: dict[str, Tensor], count: int) -> list[dict[str, Any]]:
         self.model.load_state_dict(fresh)
@@ -291,6 +310,16 @@ def starts(keep: Keep) -> list[tuple[str, tuple[float, ...]]]:
 def _state(model: ToFe) -> dict[str, Tensor]:
     """A copy of all weights."""
     return {name: tensor.clone() for name, tensor in model.state_dict().items()}
+
+
+def _between(before: dict[str, Tensor], after: dict[str, Tensor], part: float) -> dict[str, Tensor]:
+    """Weights a part of the way from `before` to `after`."""
+    if part == 1:
+        return after
+    return {
+        name: torch.lerp(tensor, after[name], part) if tensor.is_floating_point() else after[name]
+        for name, tensor in before.items()
+    }
 
 
 @torch.no_grad()
