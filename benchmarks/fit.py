@@ -249,6 +249,9 @@ def table(rows: Sequence[Row], size: Size) -> Iterator[str]:
 def _line(arm: str, count: int, rows: Sequence[Row], seeds: Sequence[int]) -> str:
     undone, there = sum(not row.get("taken", True) for row in rows), sorted({row["seed"] for row in rows})
     notes = [f"{undone} of {len(rows)} undone"] if undone else []
+    places = {"/".join(map(str, row["locations"]["chosen"])) for row in rows if "locations" in row}
+    if places and arm == "tune":
+        notes.append(f"before blocks {' or '.join(sorted(places))}")
     if there != list(seeds):
         notes.append(f"seed {', '.join(map(str, there))} only")
     note = f" ({'; '.join(notes)})" if notes else ""
