@@ -185,3 +185,36 @@ def test_session_open_loads_a_variant(bundle: Bundle, probe: bool) -> None:
     with Session.open(bundle.path, probe=probe) as session:
         assert session.inputs["images"].shape[0] == (1 if probe else "batch")
         assert session.infer(feeds(1))["logits"].shape == (1, 256)
+
+
+def test_int8_products_are_exact_on_every_processor(tmp_path: Path) -> None:
+    """Without VNNI, ONNX Runtime's default adds pairs of large products in 16 bits, which saturates."""
+    helper, kinds, arrays = onnx.helper, onnx.TensorProto, onnx.numpy_helper
+    random = np.random.default_rng(0)
+    weight = random.integers(-127, 128, (64, 16)).astype(np.int8)
+    constants = {
+        "step": np.float32(0.01),
+        "zero": np.int8(0),
+        "weight": weight,
+        "steps": np.full(16, 0.01, np.float32),
+        "zeros": np.zeros(16, np.int8),
+    }
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "step", "zero"], ["q"]),
+        helper.make_node("DequantizeLinear", ["q", "step", "zero"], ["left"]),
+        helper.make_node("DequantizeLinear", ["weight", "steps", "zeros"], ["right"], axis=1),
+        helper.make_node("MatMul", ["left", "right"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "product",
+        [helper.make_tensor_value_info("x", kinds.FLOAT, [8, 64])],
+        [helper.make_tensor_value_info("y", kinds.FLOAT, [8, 16])],
+        [arrays.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    path = tmp_path / "product.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    x = random.uniform(-1.27, 1.27, (8, 64)).astype(np.float32)
+    exact = np.round(x / 0.01) @ weight.astype(np.float64) * 1e-4
+    with OnnxRuntimeSession(path) as session:
+        np.testing.assert_allclose(session.infer({"x": x})["y"], exact, rtol=1e-4, atol=1e-4)
