@@ -48,7 +48,7 @@ def _locations(choice: Choice) -> str:
     chosen = f"selections before blocks {', '.join(map(str, choice.locations))}"
     if not choice.tried:
         return chosen
-    tried = ", ".join(f"{'/'.join(map(str, place))} {loss:.4f}" for place, loss in choice.tried.items())
+    tried = ", ".join(f"{place} {loss:.4f}" for place, loss in choice.to_json()["tried"].items())
     return f"{chosen}: the least divergence on some of the pictures ({tried})"
 
 

@@ -70,12 +70,12 @@ def within_reach(
 ) -> list[Locations]:
     """Those of `places` with which the model can meet the budget.
 
-    Raises BudgetError, with the reach of the first, where none can.
+    Raises BudgetError where none can, with the reach of the last: of `candidates`, the earliest start.
     """
     refusals = {place: _refusal(moved(model, place, 0), budget_gmacs, align) for place in places}
     found = [place for place, refusal in refusals.items() if refusal is None]
     if not found:
-        raise next(refusal for refusal in refusals.values() if refusal is not None)
+        raise next(refusal for refusal in reversed(refusals.values()) if refusal is not None)
     return found
 
 
@@ -92,7 +92,7 @@ def moved(model: ToFe, locations: Locations, seed: int) -> ToFe:
     device = next(model.parameters()).device
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        new = ToFe(model.backbone, replace(model.structure, locations=tuple(locations)))
+        new = ToFe(model.backbone, replace(model.structure, locations=locations))
     return new.eval().requires_grad_(False).to(device)
 
 
