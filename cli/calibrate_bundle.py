@@ -21,7 +21,7 @@ def calibrate_bundle(
     Raises what `int8.add_int8` does, UsageError for another precision, VariantError where nothing is picked,
     ImageError, and VerdictFailed where TensorRT would not take what was made.
     """
-    host.require_export()
+    host.require_graph()
     from tofe_export.calibration.int8 import FORMS, add_int8
     from tofe_export.cli.onnx import lint_targets
 

@@ -1,4 +1,4 @@
-"""What commands of the host floor do first: make sure that torch is there, load the checkpoint, warn."""
+"""What commands of the host floor do first: look for the packages they need, load the checkpoint, warn."""
 
 from __future__ import annotations
 
@@ -13,14 +13,29 @@ from tofe_export.graph.collection import no_collection
 if TYPE_CHECKING:
     from tofe_export.model.checkpoint import Checkpoint
 
-_PACKAGES = ("torch", "timm", "safetensors", "onnx", "onnxscript", "onnx_graphsurgeon")
+_GRAPH = ("onnx", "onnx_graphsurgeon")
+_EXPORT = ("torch", "timm", "safetensors", "onnxscript", *_GRAPH)
 
 
 def require_export() -> None:
     """Raise MissingExtra unless everything of the extra `export` is installed."""
-    for package in _PACKAGES:
+    _require(_EXPORT, "export")
+
+
+def require_onnx() -> None:
+    """Raise MissingExtra unless graphs can be read."""
+    _require(("onnx",), "graph")
+
+
+def require_graph() -> None:
+    """Raise MissingExtra unless graphs can be read and edited, which needs no PyTorch: the extra `graph`."""
+    _require(_GRAPH, "graph")
+
+
+def _require(packages: tuple[str, ...], extra: str) -> None:
+    for package in packages:
         if find_spec(package) is None:
-            raise MissingExtra(package, "export")
+            raise MissingExtra(package, extra)
 
 
 def load(path: Path) -> Checkpoint:

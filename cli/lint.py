@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from stat import S_ISDIR
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from tofe_export.cli import bundles, console, options
-from tofe_export.errors import InputError, MissingExtra, UsageError, VerdictFailed
+from tofe_export.cli import bundles, console, host, options
+from tofe_export.errors import InputError, UsageError, VerdictFailed
 
 if TYPE_CHECKING:
     from tofe_export.bundle import Bundle
@@ -62,8 +61,7 @@ def command(
     from tofe_export.lint.targets import TARGETS, parse_target
 
     wanted = TARGETS if ALL in targets else tuple(dict.fromkeys(parse_target(name) for name in targets))
-    if find_spec("onnx") is None:
-        raise MissingExtra("onnx", "export")
+    host.require_onnx()
     if is_file(path):
         if any(filters.values()):
             raise UsageError(f"{path} is one graph: leave out the options that pick variants of a bundle")

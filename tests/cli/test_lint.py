@@ -13,8 +13,7 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 
-from tofe_export.cli import lint as module
-from tofe_export.cli import main
+from tofe_export.cli import host, main
 
 MakeBundle = Callable[..., Path]
 
@@ -135,10 +134,10 @@ def test_filters_need_a_bundle(tmp_path: Path) -> None:
 
 def test_without_onnx_the_pip_line_is_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "model.onnx")
-    monkeypatch.setattr(module, "find_spec", lambda name: None)
+    monkeypatch.setattr(host, "find_spec", lambda name: None)
     result = run(path)
     assert result.exit_code == 5
-    assert "pip install 'tofe-export[export]'" in result.stderr
+    assert "pip install 'tofe-export[graph]'" in result.stderr
 
 
 def test_the_report_can_be_written_to_a_file(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import onnx
 import onnx_graphsurgeon as gs
@@ -24,7 +25,9 @@ from tofe_export.graph.passes.probe import ProbePass
 from tofe_export.graph.passes.split_heads import SplitHeadsPass
 from tofe_export.graph.passes.static_shapes import StaticShapesPass
 from tofe_export.graph.static_form import check_static
-from tofe_export.graph.trace import Template
+
+if TYPE_CHECKING:
+    from tofe_export.graph.trace import Template  # which imports torch; binding needs none
 
 IR_VERSION = 8
 """What ONNX 1.13 wrote, the first with opset 17's successors: every TensorRT from 8.6 reads it."""
