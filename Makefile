@@ -61,5 +61,5 @@ $(STAMP): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python >= 3.10 is needed, found %d.%d: call make PYTHON=python3.10" % sys.version_info[:2])'
 	@$(call timed,set-up,$(PYTHON) -m venv $(VENV) \
 		&& $(BIN)/python -m pip install --quiet --disable-pip-version-check uv \
-		&& $(BIN)/uv pip install $(CERTS) --python $(BIN)/python -e '.[$(EXTRAS)]' \
+		&& $(BIN)/uv pip install --compile-bytecode $(CERTS) --python $(BIN)/python -e '.[$(EXTRAS)]' \
 		&& touch $@)
