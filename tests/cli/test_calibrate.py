@@ -330,8 +330,8 @@ def test_the_whole_way(made: Path, tmp_path: Path) -> None:
     assert variants["scatter"].extra["calibration"]["images"]["count"] == 24
     looked = CliRunner().invoke(main, ["inspect", str(bundle), "--quiet"])
     assert "thresholds on 24 of 24 pictures of pictures (seed 0, sha256" in " ".join(looked.stdout.split())
-    words = (bundle, *images, "--lowering", "scatter", "--min-agreement", 0)
-    done = program_without(HOST_ONLY, "calibrate", *words)
+    chosen = ("--lowering", "scatter", "--min-agreement", 0)
+    done = program_without(HOST_ONLY, "calibrate", bundle, *images, *chosen)
     assert done.returncode == 0, done.stderr
     names = [variant.name for variant in Bundle.open(bundle).manifest.variants]
     assert "0.000420g-scatter-int8-b1" in names
