@@ -189,7 +189,7 @@ def feeds_for(rival: Rival, images: Array) -> list[Feeds]:
 def _open(path: Path, how: How) -> OnnxRuntimeSession:
     from tofe_export.runtime.onnxruntime import OnnxRuntimeSession, Tuning
 
-    tuning = Tuning(how.threads, spinning=how.spinning or how.on_gpu)
+    tuning = Tuning(how.threads, spinning=how.spinning or how.on_gpu, exact=False)
     try:
         return OnnxRuntimeSession(path, how.provider, tuning)
     except BundleError as error:

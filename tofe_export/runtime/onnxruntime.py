@@ -46,10 +46,13 @@ _DEFAULT_SEVERITY = 2
 
 @dataclass(frozen=True)
 class Tuning:
-    """How ONNX Runtime's CPU threads behave; the defaults are ONNX Runtime's own."""
+    """How ONNX Runtime behaves; the defaults are its own but for `exact`."""
 
     threads: int | None = None  # for one operator; None: one per physical core
     spinning: bool = True  # idle threads burn their core for a while, and slow down any other session
+    exact: bool = True
+    """Exact sums of INT8 products: x86 without VNNI otherwise adds pairs in 16 bits, which saturates. With it
+    ONNX Runtime cannot load graphs in which several nodes dequantise one weight, so it is not for others'."""
     profile: Path | None = None  # a folder: time every kernel, and write the optimised graph there
 
 
@@ -102,8 +105,8 @@ def _create(path: Path, provider: str, tuning: Tuning) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _ERRORS
     options.intra_op_num_threads = tuning.threads or 0  # 0: ONNX Runtime decides
-    # exact sums of INT8 products: x86 without VNNI otherwise adds pairs in 16 bits, which saturates
-    options.add_session_config_entry("session.x64quantprecision", "1")
+    if tuning.exact:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     if not tuning.spinning:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if tuning.profile is not None:

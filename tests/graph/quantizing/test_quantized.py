@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,26 @@ def test_the_answers_are_nearly_the_same(
     plain = run(small(**form), images, tmp_path)
     error = np.abs(run(quantized(small(**form)), images, tmp_path) - plain).max() / np.ptp(plain)
     assert 1e-5 < error < 0.1
+
+
+def test_equal_weights_are_stored_once_and_read_by_one_node_each(
+    small: Free, quantized: Quantize, images: Any, tmp_path: Path
+) -> None:
+    """ONNX Runtime cannot load a weight that several nodes dequantise, where it rewrites the integers."""
+    model = small()
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    equal = ("attn.q.weight", "attn.k.weight", "attn.proj.weight")
+    for name in equal[1:]:
+        weights[name].raw_data = weights[equal[0]].raw_data
+    made = quantized(model)
+    stored = [t for t in made.graph.initializer if t.data_type == onnx.TensorProto.INT8 and len(t.dims) == 2]
+    assert len(stored) == 8
+    assert len({tuple(entry.value for entry in tensor.external_data) for tensor in stored}) == 6
+    readers = Counter(name for node in made.graph.node for name in node.input)
+    back = [node for node in made.graph.node if node.input[0] in {tensor.name for tensor in stored}]
+    assert [readers[node.input[0]] for node in back] == [readers[node.output[0]] for node in back] == [1] * 8
+    error = np.abs(run(made, images, tmp_path) - run(model, images, tmp_path)).max()
+    assert error < 0.1 * np.ptp(run(model, images, tmp_path))
 
 
 def test_shared_activations_are_quantised_once(small: Free, quantized: Quantize) -> None:

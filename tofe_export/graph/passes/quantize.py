@@ -35,7 +35,6 @@ class QuantizePass(Pass):
         """Insert the pairs; needs the types and shapes of all tensors."""
         self._graph = graph
         self._quantized: dict[int, tuple[gs.Variable, gs.Constant]] = {}
-        self._constants: dict[tuple[str, bool], gs.Variable] = {}
         self._biases: dict[tuple[int, int], gs.Constant] = {}
         self._zero = gs.Constant("int8/zero", np.zeros((), np.int8))
         chosen = [node for node in graph.nodes if node.name in self.ranges]
@@ -67,22 +66,23 @@ class QuantizePass(Pass):
         return back
 
     def _weight(self, node: gs.Node, half: bool) -> gs.Variable:
-        """The weight of a node, read as integers."""
+        """The weight of a node, read as integers.
+
+        Nodes with equal weights name the same bytes of the file, each by a name of its own: ONNX Runtime
+        cannot load a constant that two of them read where it rewrites the integers (x86 without VNNI).
+        """
         digest = self.digests[node.name]
-        if (digest, half) not in self._constants:
-            entry = self.weights.entries[digest]
-            inputs = [
-                gs.Constant(tensor.name, LazyValues(tensor))
-                for tensor in self.weights.tensors(digest, f"{node.name}/weight", half=half)
-            ]
-            dtype = np.float16 if half else np.float32
-            out = gs.Variable(f"{node.name}/weight", dtype, list(entry.dims))
-            attrs = {"axis": entry.axis}
-            self._graph.nodes.append(
-                gs.Node("DequantizeLinear", f"{node.name}/weight/DequantizeLinear", attrs, inputs, [out])
-            )
-            self._constants[digest, half] = out
-        return self._constants[digest, half]
+        entry = self.weights.entries[digest]
+        inputs = [
+            gs.Constant(tensor.name, LazyValues(tensor))
+            for tensor in self.weights.tensors(digest, f"{node.name}/weight", half=half)
+        ]
+        out = gs.Variable(f"{node.name}/weight", np.float16 if half else np.float32, list(entry.dims))
+        attrs = {"axis": entry.axis}
+        self._graph.nodes.append(
+            gs.Node("DequantizeLinear", f"{node.name}/weight/DequantizeLinear", attrs, inputs, [out])
+        )
+        return out
 
     def _separate_bias(self, node: gs.Node) -> None:
         out = node.outputs[0]
