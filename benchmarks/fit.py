@@ -2,16 +2,18 @@
 
     python benchmarks/fit.py [--size small] [--seeds 0,1,2] [--images 256,1024,4096]
     python benchmarks/fit.py --size medium --data CIFAR10 [--images 256,1024,4096]
+    python benchmarks/accuracy/run.py --size SIZE --arms tofe --seeds 0 \\
+        --out benchmarks/results/fit_trained_SIZE.json
     python benchmarks/fit.py [--size medium] --table
 
-The setting, the dense backbones and the trained opponents are those of the accuracy experiment
-(`accuracy/run.py --size SIZE --arms tofe`, whose results file must have the arms "backbone" and "tofe" of
-these seeds; --work is its folder of backbones). Digits has 898 training images; more would be copies of them,
-moved by up to two pixels as in training. Everything is judged on the test images: accuracy, and the
-divergence from and agreement with the dense model. ToMe gets the MACs that the model fitted on most images
-really executes: as it is, and tuned on the same images by the same steps as `fit`. On most images `fit` is
-also run with selections at the paper's locations. Seconds are those of the processor, on one thread. Writes
-`results/fit_SIZE.json` after every run, so that it may be stopped; --table prints what is there as Markdown.
+The setting, the dense backbones and the trained opponents (third line; the table reads that file) are those
+of the accuracy experiment; with --work it must be the same folder, so that all start from the same backbones.
+Digits has 898 training images; more would be copies of them, moved by up to two pixels as in training.
+Everything is judged on the test images: accuracy, and the divergence from and agreement with the dense model.
+ToMe gets the MACs that the model fitted on most images really executes: as it is, and tuned on the same
+images by the same steps as `fit`. On most images `fit` is also run with selections at the paper's locations.
+Seconds are those of the processor, on one thread. Writes `results/fit_SIZE.json` after every run, so that it
+may be stopped; --table prints what is there as Markdown.
 """
 
 from __future__ import annotations
@@ -227,7 +229,7 @@ def _rivals(rows: Sequence[Row], seed: int, share: float) -> bool:
 
 def table(rows: Sequence[Row], size: Size) -> Iterator[str]:
     """Means over seeds, one table per budget, with the trained model's accuracy beside them."""
-    records = Results(Results.default(size), size).records
+    records = Results(machine.RESULTS / f"fit_trained_{size.name}.json", size).records
     seeds = sorted({row["seed"] for row in rows})
     dense = {row["seed"]: row["accuracy"] for row in rows if row["arm"] == "dense"}
     rows = [row for row in rows if row["arm"] != "dense"]
