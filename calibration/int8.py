@@ -38,7 +38,9 @@ GIVE = (
     "tofe-export calibrate BUNDLE --images DIR"
 )
 HELD_OUT = 256
-"""At most so many pictures judge, spread over all; they are held in memory."""
+"""At most so many pictures of 224 x 224 judge, spread over all; they are held in memory (154 MB)."""
+HELD_VALUES = HELD_OUT * 3 * 224 * 224
+"""Of smaller pictures as many judge as have no more values: agreement is a share, and few make it coarse."""
 
 
 @dataclass(frozen=True)
@@ -66,16 +68,18 @@ class Pictures:
         return self._half(0)
 
     def held_out(self) -> Array:
-        """The others; of more than 256 as many from each part: folders are often sorted by class.
+        """The others; of more than 256 (small ones: more) as many from each part: folders are often sorted.
 
         Raises InputError where there is only one picture.
         """
         self.require_two()
-        there = int(self.facts["count"]) // 2
-        kept = min(there, HELD_OUT)
-        chosen = {place * there // kept for place in range(kept)}
+        there, kept = int(self.facts["count"]) // 2, list[Array]()
         pictures = (picture for batch in self._half(1) for picture in batch)
-        return np.stack([picture for place, picture in enumerate(pictures) if place in chosen])
+        for place, picture in enumerate(pictures):
+            count = min(there, max(HELD_OUT, HELD_VALUES // picture.size))
+            if place == len(kept) * there // count:
+                kept.append(picture)
+        return np.stack(kept)
 
     def require_two(self) -> None:
         """Raise InputError where there is only one picture."""

@@ -28,8 +28,8 @@ from tofe_export.verify.compare import compare
 
 COSINE = 0.99
 """Where there are no classes, an answer agrees if its cosine with float32's is at least this."""
-RANKED_IMAGES = 64
-"""On about how many pictures units are ranked, spread over all."""
+RANKED_IMAGES, RANKED_STEP = 64, 4
+"""Units are ranked on every fourth picture, or on more where that would be fewer than 64."""
 
 Try = Callable[[Sequence[str], int], Array]
 """Answers with these units left out, on every so many-th picture."""
@@ -113,7 +113,7 @@ def _rank(
     say: Callable[[str], None],
 ) -> dict[str, float]:
     """What each of the units asked for does alone, worst first."""
-    step = max(1, len(expected) // RANKED_IMAGES)
+    step = max(1, min(RANKED_STEP, len(expected) // RANKED_IMAGES))
     found = {}
     for unit in asked:
         say(f"what INT8 does in {unit}")

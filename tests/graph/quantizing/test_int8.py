@@ -15,7 +15,7 @@ import pytest
 from tofe_export.calibration import quantizer as module
 from tofe_export.calibration import ranges
 from tofe_export.calibration.defaults import METHODS
-from tofe_export.calibration.int8 import HELD_OUT, Pictures, Settings, make_job
+from tofe_export.calibration.int8 import HELD_OUT, HELD_VALUES, Pictures, Settings, make_job
 from tofe_export.calibration.quantizer import Quantizer
 from tofe_export.calibration.ranges import measure_ranges, rebatched
 from tofe_export.errors import BundleError, InputError, PrecisionError, UsageError
@@ -150,11 +150,19 @@ def test_activations_that_no_scale_reaches(small: Free, images: Free, tmp_path: 
 def test_the_judges_are_spread_over_all_pictures() -> None:
     """Folders are often sorted by class: the first 256 of many would be of few classes."""
     places = np.arange(1501, dtype=np.float32).reshape(-1, 1)
-    held_out = pictures(places).held_out()[:, 0]
+    large = np.broadcast_to(places, (1501, HELD_VALUES // HELD_OUT))
+    held_out = pictures(large).held_out()[:, 0]
     assert len(held_out) == HELD_OUT
     assert set(held_out % 2) == {1}
     assert set(np.diff(held_out)) == {4, 6}
     assert held_out[-1] > 1490
+
+
+@pytest.mark.parametrize(("times", "judges"), [(0.5, 256), (1, 256), (2, 512), (1000, 750)])
+def test_more_small_pictures_judge(times: float, judges: int) -> None:
+    one = np.zeros(int(HELD_VALUES / HELD_OUT / times), np.float32)
+    held_out = pictures(np.broadcast_to(one, (1501, len(one)))).held_out()
+    assert len(held_out) == judges
 
 
 def test_half_of_the_pictures_judges(images: Free) -> None:
