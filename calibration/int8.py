@@ -39,8 +39,8 @@ GIVE = (
 )
 HELD_OUT = 256
 """At most so many pictures of 224 x 224 judge, spread over all; they are held in memory (154 MB)."""
-HELD_VALUES = HELD_OUT * 3 * 224 * 224
-"""Of smaller pictures as many judge as have no more values: agreement is a share, and few make it coarse."""
+HELD_VALUES, HELD_MOST = HELD_OUT * 3 * 224 * 224, 4096
+"""Of smaller pictures as many judge as have no more values, at most 4,096: few make a share coarse."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Pictures:
         there, kept = int(self.facts["count"]) // 2, list[Array]()
         pictures = (picture for batch in self._half(1) for picture in batch)
         for place, picture in enumerate(pictures):
-            count = min(there, max(HELD_OUT, HELD_VALUES // picture.size))
+            count = min(there, max(HELD_OUT, min(HELD_MOST, HELD_VALUES // picture.size)))
             if place == len(kept) * there // count:
-                kept.append(picture)
+                kept.append(picture.copy())  # a view would hold its whole batch
         return np.stack(kept)
 
     def require_two(self) -> None:

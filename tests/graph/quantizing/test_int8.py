@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -163,6 +164,32 @@ def test_more_small_pictures_judge(times: float, judges: int) -> None:
     one = np.zeros(int(HELD_VALUES / HELD_OUT / times), np.float32)
     held_out = pictures(np.broadcast_to(one, (1501, len(one)))).held_out()
     assert len(held_out) == judges
+
+
+def test_judges_do_not_hold_the_batches_they_came_in() -> None:
+    batches = [np.zeros((64, 3, 4, 4), np.float32) for _ in range(100)]
+    held = [weakref.ref(batch) for batch in batches]
+
+    class Once:
+        def __iter__(self) -> Iterator[Free]:
+            while batches:
+                yield batches.pop()
+
+    class Watched(Pictures):
+        most = 0
+
+        def _half(self, first: int) -> Iterator[Free]:
+            for batch in super()._half(first):
+                yield batch
+                Watched.most = max(Watched.most, sum(ref() is not None for ref in held) - len(batches))
+
+    judges = Watched(Once(), {"count": 6400, "sha256": "5" * 64}).held_out()
+    assert len(judges) == 3200
+    assert Watched.most <= 2
+
+
+def test_no_more_than_4096_judge() -> None:
+    assert len(pictures(np.zeros((20_000, 3), np.float32)).held_out()) == 4096
 
 
 def test_half_of_the_pictures_judges(images: Free) -> None:
