@@ -1,5 +1,6 @@
 # Every target sets itself up: a machine with Python >= 3.10 and make is enough.
-# Set-up is skipped while pyproject.toml is older than the stamp; its time and the run's are printed apart.
+# Set-up is skipped while pyproject.toml is older than the stamp; its time and the run's are printed apart. It compiles
+# bytecode: with PYTHONDONTWRITEBYTECODE, which many containers set, every process would compile PyTorch again.
 
 PYTHON ?= python3
 EXTRAS ?= export,train,ort,dev

@@ -21,11 +21,15 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import machine
 import numpy as np
 from PIL import Image
+
+if TYPE_CHECKING:  # imports in the functions: what one case needs would count for the others
+    from tofe_export.calibration.stream import ImageFacts, ImageStream
+    from tofe_export.model.checkpoint import Checkpoint
 
 SIDE = 12  # pixels of a picture
 FEW = 100
@@ -113,7 +117,7 @@ def measure(case: str, folder: Path, count: int) -> dict[str, float]:
     return {"peak_mib": round(peak, 1), "seconds": round(time.perf_counter() - began, 1)}
 
 
-def calibrate(stream: Any) -> Any:  # noqa: ANN401 - types whose import would count for the other cases
+def calibrate(stream: ImageStream) -> ImageFacts:
     """Tokens and thresholds for one budget."""
     from tofe_export.calibration.checkpoint import calibrate_checkpoint, targets_for
 
@@ -122,7 +126,7 @@ def calibrate(stream: Any) -> Any:  # noqa: ANN401 - types whose import would co
     return stream.facts()
 
 
-def quantize(bundle: Path, stream: Any) -> Any:  # noqa: ANN401 - as above
+def quantize(bundle: Path, stream: ImageStream) -> ImageFacts:
     """INT8 variants of all graphs."""
     from tofe_export.bundle import Bundle
     from tofe_export.calibration.int8 import Pictures, Settings, add_int8
@@ -141,7 +145,7 @@ def export_to(bundle: Path) -> None:
     export(checkpoint, Request((budget,), precisions=("fp32",)), bundle)
 
 
-def drawn() -> tuple[Any, float]:
+def drawn() -> tuple[Checkpoint, float]:
     """A tiny checkpoint with drawn weights, and a budget for it."""
     import torch
     from drawn import enliven
