@@ -90,7 +90,7 @@ def test_rivals_alone_when_only_the_dense_variant_is_picked(
 def test_what_is_about_variants_is_refused_where_only_rivals_are_measured(
     bundle: Path, rivals: Path, claims: object, tmp_path: Path, arguments: tuple[object, ...], message: str
 ) -> None:
-    bench(bundle, "--json", tmp_path / "saved.json")
+    bench(bundle, *QUICK, "--json", tmp_path / "saved.json")
     named = [tmp_path / str(word) if "." in str(word) else word for word in arguments]
     result = bench(bundle, "--variant", DENSE, "--rivals", rivals, *named)
     assert (result.exit_code, result.stdout) == (2, "")
